@@ -1,0 +1,5 @@
+"""apptainer-fleet: the command-line side of the project."""
+
+from importlib.metadata import version
+
+__version__ = version("apptainer-fleet")

@@ -1,0 +1,193 @@
+"""``fleet lab``: bring a virtual cluster up, look at it, take it down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+from ClusterShell.NodeSet import NodeSet, NodeSetException
+from rich.console import Console
+from rich.table import Table
+
+from fleet.errors import FleetError
+from fleet.lab.cache import locked
+from fleet.lab.fanout import run_on_nodes
+from fleet.lab.host import ask_for_mirror, check_host, install_packages, missing_packages
+from fleet.lab.lab import Stage, carry_out, is_running, known_labs, lab_lock, plan_down, plan_up, wait_for_ssh
+from fleet.lab.model import Lab, load_lab
+from fleet.lab.nspawn import node_home
+from fleet.paths import PROJECT
+
+DEFAULT_INVENTORY = PROJECT / "inventories/lab"
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def _inventory_option(function: click.decorators.FC) -> click.decorators.FC:
+    return click.option(
+        "-i",
+        "--inventory",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_INVENTORY,
+        show_default="inventories/lab",
+        help="Ansible inventory that describes the lab.",
+    )(function)
+
+
+@click.group()
+def lab() -> None:
+    """A real cluster on this machine: booted nodes, made from an Ansible inventory."""
+    # Folders made here become folders of the nodes, whatever the administrator's umask is.
+    os.umask(0o022)
+
+
+@lab.command()
+@_inventory_option
+@click.option("--dry-run", is_flag=True, help="Say what would be done to this machine, and do nothing.")
+@click.option(
+    "--install-host-packages", is_flag=True, help="Install what this machine lacks (Debian, Ubuntu)."
+)
+def up(inventory: Path, dry_run: bool, install_host_packages: bool) -> None:
+    """Make and boot the nodes that are missing; change nothing that is as it should be."""
+    ask_for_mirror()
+    wanted = load_lab(inventory)
+    packages = missing_packages()
+    if install_host_packages and packages:
+        console.print(f"{'would install' if dry_run else 'installing'} on this machine: {' '.join(packages)}")
+        if not dry_run:
+            install_packages(packages)
+    lacks = check_host()
+    if lacks and dry_run:
+        console.print("\n".join(f"this machine: {line}" for line in lacks))
+        if missing_packages():
+            return  # what else is to be done can only be said with these programs
+    elif lacks:
+        raise FleetError("this machine cannot carry a lab yet:\n  " + "\n  ".join(lacks))
+    if dry_run:
+        _show(plan_up(wanted), f"lab {wanted.name}")
+        return
+    with locked(lab_lock(wanted.name)):
+        stages = plan_up(wanted)
+        carry_out(stages, _report)
+        if stages:
+            _report("wait for SSH", wait_for_ssh(wanted))
+    if not stages:
+        console.print(f"lab {wanted.name}: {len(wanted.nodes)} nodes, nothing to change")
+    else:
+        console.print(
+            f"lab {wanted.name} is up: {_fold(n.name for n in wanted.nodes)}; fleet lab ssh {wanted.nodes[0].name}"
+        )
+
+
+@lab.command()
+@_inventory_option
+@click.option("--name", help="Name of the lab, where its inventory is gone or broken.")
+@click.option("--all", "all_labs", is_flag=True, help="All labs of this user.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+def down(inventory: Path, name: str | None, all_labs: bool, dry_run: bool) -> None:
+    """Remove everything a lab has on this machine but the cache; also after a crash."""
+    names = known_labs() if all_labs else [name or load_lab(inventory).name]
+    for lab_name in names:
+        lock = lab_lock(lab_name)
+        if dry_run:
+            _show(plan_down(lab_name), f"lab {lab_name}")
+            continue
+        with locked(lock):
+            stages = plan_down(lab_name)
+            carry_out(stages, lambda *_: None)
+            lock.unlink(missing_ok=True)
+        console.print(f"lab {lab_name}: {'down' if stages else 'nothing to remove'}")
+
+
+@lab.command()
+@_inventory_option
+def status(inventory: Path) -> None:
+    """Show the lab's nodes; exit 3 unless all of them run."""
+    wanted = load_lab(inventory)
+    table = Table(
+        "node", "state", "address", "release", "backend", title=f"lab {wanted.name}", title_justify="left"
+    )
+    states = [is_running(wanted, node) for node in wanted.nodes]
+    for node, running in zip(wanted.nodes, states, strict=True):
+        table.add_row(node.name, "running" if running else "off", node.address, node.release, node.backend)
+    console.print(table)
+    sys.exit(0 if all(states) else 3)
+
+
+@lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_inventory_option
+@click.option("-w", "--nodes", help="Nodes as a hostlist, like c[1-2]; all without it.")
+@click.argument("command", nargs=-1, required=True)
+def execute(inventory: Path, nodes: str | None, command: tuple[str, ...]) -> None:
+    """Run a command on nodes side by side, equal output folded; exit with the worst status."""
+    wanted = load_lab(inventory)
+    chosen = _choose(wanted, nodes)
+    results = run_on_nodes(wanted, chosen, " ".join(command))
+    for names, text in results.outputs:
+        console.print(f"[bold]{names}[/]")
+        click.echo(text)
+    for names, code in results.failures:
+        click.echo(f"{names}: exit status {code}", err=True)
+    sys.exit(results.worst)
+
+
+@lab.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_inventory_option
+@click.argument("node")
+@click.argument("command", nargs=-1)
+def ssh(inventory: Path, node: str, command: tuple[str, ...]) -> None:
+    """Log in to a node as root, or run a command there."""
+    wanted = load_lab(inventory)
+    chosen = wanted.node(node)
+    argv = ["ssh", "-F", str(wanted.home / "ssh_config"), chosen.name, *command]
+    os.execvp(argv[0], argv)  # noqa: S606 - the SSH client takes over this terminal
+
+
+@lab.command()
+@_inventory_option
+@click.argument("node")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing what comes.")
+def logs(inventory: Path, node: str, follow: bool) -> None:
+    """Print a node's console from its first boot on."""
+    wanted = load_lab(inventory)
+    log = node_home(wanted.name, wanted.node(node).name) / "console.log"
+    if not log.exists():
+        raise FleetError(f"node {node}: was never booted", "fleet lab up")
+    sys.exit(
+        subprocess.run(["tail", "-n", "+1", *(["-f"] if follow else []), str(log)], check=False).returncode
+    )
+
+
+def _choose(wanted: Lab, hostlist: str | None) -> NodeSet:
+    everything = NodeSet.fromlist([node.name for node in wanted.nodes])
+    if hostlist is None:
+        return everything
+    try:
+        chosen = NodeSet(hostlist)
+    except NodeSetException as error:
+        raise FleetError(f"--nodes {hostlist}: {error}", "a hostlist like c[1-2],head") from error
+    if chosen - everything:
+        raise FleetError(
+            f"--nodes: {chosen - everything} not in lab {wanted.name}", f"its nodes are {everything}"
+        )
+    return chosen
+
+
+def _fold(names: object) -> str:
+    return str(NodeSet.fromlist(list(names)))  # type: ignore[call-overload]
+
+
+def _show(stages: list[Stage], subject: str) -> None:
+    if not stages:
+        console.print(f"{subject}: nothing to do")
+    for stage in stages:
+        console.print(f"[bold]{stage.title}[/]")
+        for step in stage.steps:
+            console.print(f"  would {step.text}", markup=False)
+
+
+def _report(title: str, seconds: float) -> None:
+    console.print(f"  {title:20} {seconds:6.1f} s")

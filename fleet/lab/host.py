@@ -1,0 +1,138 @@
+"""What this machine must have, and what it says about itself."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet.errors import FleetError
+
+#: Program → Debian and Ubuntu package that has it.
+PROGRAMS = {
+    "systemd-nspawn": "systemd-container",
+    "mmdebstrap": "mmdebstrap",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "mount": "mount",
+    "apt-ftparchive": "apt-utils",
+    "dpkg-deb": "dpkg",
+    "gpg": "gnupg",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+}
+DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+def check_host() -> list[str]:
+    """Everything this machine lacks to carry a lab, each as one line with its mend; empty when nothing."""
+    lacks = []
+    if os.geteuid() != 0:
+        lacks.append("not root: nodes need mounts, a bridge and NAT; mend: run it with sudo")
+    missing = missing_packages()
+    if missing:
+        lacks.append(
+            f"packages missing on this machine: {' '.join(missing)}; "
+            "mend: fleet lab up --install-host-packages"
+        )
+    lacks.extend(_missing_kernel_features())
+    return lacks
+
+
+def missing_packages() -> list[str]:
+    """Debian packages whose programs are not on the path."""
+    missing = {package for program, package in PROGRAMS.items() if not shutil.which(program)}
+    if not DEBIAN_KEYRING.exists():
+        missing.add("debian-archive-keyring")
+    return sorted(missing)
+
+
+def _missing_kernel_features() -> list[str]:
+    lacks = []
+    filesystems = Path("/proc/filesystems").read_text().split()
+    for name, package_hint in (("overlay", "modprobe overlay"), ("fuse", "modprobe fuse")):
+        if name not in filesystems:
+            lacks.append(f"kernel: no {name} file system; mend: {package_hint}")
+    for name in ("net", "pid", "mnt", "user", "cgroup"):
+        if not Path("/proc/self/ns", name).exists():
+            lacks.append(f"kernel: no {name} namespaces; mend: a kernel that has them (all of Debian's do)")
+    return lacks
+
+
+def install_packages(packages: list[str]) -> None:
+    """Install packages on this machine, without their recommendations.
+
+    :raises FleetError: not a Debian or Ubuntu machine, or APT failed.
+    """
+    if not shutil.which("apt-get"):
+        raise FleetError(
+            "this machine has no apt-get: packages can be installed on Debian and Ubuntu only",
+            f"install the programs by hand: {' '.join(PROGRAMS)}",
+        )
+    # The helpers that packages start services with would start them on this machine: the lab wants programs only.
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+        result = subprocess.run(
+            ["apt-get", "--quiet", *arguments], env=env, capture_output=True, text=True, check=False
+        )
+        if result.returncode != 0:
+            raise FleetError(
+                f"apt-get {arguments[0]}: {(result.stderr or result.stdout).strip()}", "see APT's message"
+            )
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Where Debian packages come from.
+
+    :param url: of the archive, as in a ``deb`` line.
+    """
+
+    url: str
+
+
+def debian_mirror(configured: str) -> Mirror:
+    """The mirror to build from: the configured one, else the one this machine's APT sources name.
+
+    :raises FleetError: neither is there.
+    """
+    url = configured or _mirror_of_this_machine()
+    if url:
+        return Mirror(url.rstrip("/"))
+    raise FleetError(
+        "no Debian mirror: this machine's APT sources name none, or its lists were never fetched",
+        "run apt-get update, or set lab_mirror in the inventory",
+    )
+
+
+@functools.cache
+def ask_for_mirror() -> subprocess.Popen[str] | None:
+    """Start asking APT for its sources, which takes 0.7 s; the answer is for :func:`debian_mirror`."""
+    if not shutil.which("apt-get"):
+        return None
+    return subprocess.Popen(
+        ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@functools.cache
+def _mirror_of_this_machine() -> str:
+    """URL of the first Debian archive in this machine's APT sources; empty if there is none."""
+    question = ask_for_mirror()
+    answer = question.communicate()[0] if question else ""
+    lines = (line.split("|", 2) for line in answer.splitlines())
+    return next((url for origin, label, url in lines if (origin, label) == ("Debian", "Debian")), "")
+
+
+def debian_architecture() -> str:
+    """This machine's architecture in Debian's words."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())

@@ -1,0 +1,353 @@
+"""``up`` and ``down``: look at what is there, plan the steps that are missing, carry them out.
+
+A lab has no state file that could be wrong: what it has on this machine is looked up each time, by names
+and marks that follow from the lab's name alone. So a plan after a crash is a plan like any other, and a
+plan for a lab that is as it should be is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleet.errors import FleetError
+from fleet.lab import network
+from fleet.lab.backend import Backend
+from fleet.lab.host import debian_mirror
+from fleet.lab.model import LAB_NAME, Lab, Node, bridge_name, lab_home
+from fleet.lab.nspawn import Nspawn, node_home
+from fleet.lab.repository import PackageRepository
+from fleet.lab.run import marked_processes, run
+from fleet.paths import state_home
+
+BACKENDS: dict[str, Backend] = {"nspawn": Nspawn()}
+#: Emulated machines are slow; containers answer within a second.
+BOOT_DEADLINE = 120.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do to this machine.
+
+    :param text: what, for a person; printed by a dry run.
+    """
+
+    text: str
+    act: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps that may be carried out side by side, after all stages before."""
+
+    title: str
+    steps: list[Step] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Carry the steps out; the first error is raised when all have ended."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            for done in [pool.submit(step.act) for step in self.steps]:
+                done.result()
+
+
+def plan_up(lab: Lab) -> list[Stage]:
+    """What is missing for the lab to be as its inventory says; stages without steps are left out.
+
+    :raises FleetError: the lab cannot be made here.
+    """
+    if not network.bridge_exists(lab.name):
+        network.check_network_is_free(lab)
+    create, start, remove = _sort_nodes(lab)
+    network_lost = not network.bridge_complete(lab)
+    kill = [node for node in (n.name for n in lab.nodes) if network_lost and _is_running(lab.name, node)]
+    start += [lab.node(name) for name in kill if lab.node(name) not in create]
+    repository = PackageRepository(debian_mirror(lab.mirror), lab.name)
+
+    stages = [
+        Stage(
+            "clean up",
+            [_kill_step(lab.name, name, forget=name in remove) for name in sorted({*remove, *kill})],
+        ),
+        Stage("base image", _image_steps(lab)),
+        Stage("package repository", _repository_steps(lab, repository)),
+        Stage("network", _network_steps(lab, network_lost)),
+        Stage("identity", _identity_steps(lab)),
+        Stage(
+            "nodes",
+            [Step(f"make node {n.name} ({n.release}, {n.backend})", _creator(lab, n)) for n in create],
+        ),
+        Stage("names", _name_steps(lab, repository, changed=bool(create or remove))),
+        Stage(
+            "boot", [Step(f"boot node {n.name} at {n.address}", _starter(lab, n)) for n in (*create, *start)]
+        ),
+    ]
+    return [stage for stage in stages if stage.steps]
+
+
+def plan_down(lab_name: str) -> list[Stage]:
+    """What is to be removed for the lab of that name to have left nothing but the cache."""
+    home = lab_home(lab_name)
+    stages = [
+        Stage("connections", [_close_step(socket_path) for socket_path in _connections(home)]),
+        Stage("nodes", _process_steps(lab_name)),
+        Stage("network", _remove_network_steps(lab_name)),
+        Stage("files", [Step(f"remove {home}", lambda: shutil.rmtree(home))] if home.exists() else []),
+    ]
+    return [stage for stage in stages if stage.steps]
+
+
+def carry_out(stages: list[Stage], report: Callable[[str, float], None]) -> None:
+    """Carry the stages out in turn.
+
+    :param report: called after each with its title and its duration in seconds.
+    """
+    for stage in stages:
+        started = time.monotonic()
+        stage.run()
+        report(stage.title, time.monotonic() - started)
+
+
+def lab_lock(lab_name: str) -> Path:
+    """The lock to hold while planning and carrying out; outside the folder that ``down`` removes."""
+    return lab_home(lab_name).with_suffix(".lock")
+
+
+def wait_for_ssh(lab: Lab) -> float:
+    """Wait until every node's SSH server greets.
+
+    :returns: seconds waited.
+    :raises FleetError: one does not in time, or is not running any more.
+    """
+    started = time.monotonic()
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        list(pool.map(lambda node: _wait_for_greeting(lab, node, started + BOOT_DEADLINE), lab.nodes))
+    return time.monotonic() - started
+
+
+def is_running(lab: Lab, node: Node) -> bool:
+    """Whether the node runs."""
+    return BACKENDS[node.backend].is_running(lab.name, node.name)
+
+
+def known_labs() -> list[str]:
+    """Names of the labs that have anything on this machine, of this user."""
+    folders = {p.name for p in (state_home() / "labs").glob("*") if p.is_dir() and LAB_NAME.fullmatch(p.name)}
+    bridges = {p.name.removeprefix("lab-") for p in Path("/sys/class/net").glob("lab-*")}
+    return sorted(folders | bridges)
+
+
+def _sort_nodes(lab: Lab) -> tuple[list[Node], list[Node], list[str]]:
+    """Nodes to make anew, whole nodes to boot, and names of nodes to kill and forget."""
+    create, start, remove = [], [], []
+    for node in lab.nodes:
+        if not BACKENDS[node.backend].is_whole(lab, node):
+            create.append(node)
+            if node_home(lab.name, node.name).exists():
+                remove.append(node.name)
+        elif not is_running(lab, node):
+            start.append(node)
+    wanted = {node.name for node in lab.nodes}
+    remove += [p.name for p in (lab.home / "nodes").glob("*") if p.name not in wanted]
+    return create, start, remove
+
+
+def _is_running(lab_name: str, node_name: str) -> bool:
+    return any(backend.is_running(lab_name, node_name) for backend in BACKENDS.values())
+
+
+def _kill_step(lab_name: str, node_name: str, *, forget: bool) -> Step:
+    def act() -> None:
+        for backend in BACKENDS.values():
+            backend.kill(lab_name, node_name)
+        if forget:
+            shutil.rmtree(node_home(lab_name, node_name), ignore_errors=True)
+
+    return Step(f"{'remove' if forget else 'switch off'} node {node_name}", act)
+
+
+def _creator(lab: Lab, node: Node) -> Callable[[], None]:
+    return lambda: BACKENDS[node.backend].create(lab, node)
+
+
+def _starter(lab: Lab, node: Node) -> Callable[[], None]:
+    return lambda: BACKENDS[node.backend].start(lab, node)
+
+
+def _image_steps(lab: Lab) -> list[Step]:
+    wanted = {BACKENDS[n.backend].image_folder(lab, n): n for n in lab.nodes}
+    return [
+        Step(
+            f"build base image {folder} with {1 + len(node.packages)} packages and what they need",
+            lambda node=node: BACKENDS[node.backend].build_image(lab, node),  # type: ignore[misc]
+        )
+        for folder, node in wanted.items()
+        if not folder.exists()
+    ]
+
+
+def _repository_steps(lab: Lab, repository: PackageRepository) -> list[Step]:
+    if not lab.repository_server or repository.folder.exists():
+        return []
+    return [Step(f"build package repository {repository.folder}", repository.build)]
+
+
+def _network_steps(lab: Lab, network_lost: bool) -> list[Step]:
+    steps = []
+    if network_lost:
+        steps.append(
+            Step(
+                f"create bridge {lab.bridge} with {lab.gateway}/{lab.network.prefixlen}",
+                lambda: network.create_bridge(lab),
+            )
+        )
+    if not network.nat_exists(lab.name):
+        steps.append(
+            Step(
+                f"create nft table ip {network.nat_table(lab.name)} (masquerade {lab.network})",
+                lambda: network.create_nat(lab),
+            )
+        )
+    if not network.forwarding_is_on():
+        steps.append(
+            Step("set net.ipv4.ip_forward to 1 until the last lab is down", network.switch_forwarding_on)
+        )
+    if not network.hosts_block_complete(lab):
+        steps.append(
+            Step(
+                f"write {len(lab.nodes)} names to {network.HOSTS_FILE}",
+                lambda: network.write_hosts_block(lab),
+            )
+        )
+    return steps
+
+
+def _identity_steps(lab: Lab) -> list[Step]:
+    key = lab.home / "ssh/id_ed25519"
+    if key.with_suffix(".pub").exists():
+        return []
+
+    def act() -> None:
+        shutil.rmtree(key.parent, ignore_errors=True)
+        key.parent.mkdir(parents=True, mode=0o700)
+        run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {lab.name}", "-f", key],
+            lab_name=lab.name,
+        )
+
+    return [Step(f"make SSH key {key}", act)]
+
+
+def _name_steps(lab: Lab, repository: PackageRepository, *, changed: bool) -> list[Step]:
+    """Files by which programs on this machine find the nodes; they follow from the nodes' host keys."""
+    if not changed and (lab.home / "repository.json").exists():
+        return []
+
+    def act() -> None:
+        known, config = [], []
+        for node in lab.nodes:
+            key = (
+                (node_home(lab.name, node.name) / "upper/etc/ssh/ssh_host_ed25519_key.pub")
+                .read_text()
+                .split()
+            )
+            names = [node.name, f"{node.name}.{lab.name}.internal", node.address]
+            known.append(f"{','.join(names)} {key[0]} {key[1]}\n")
+            config.append(f"Host {node.name} {names[1]}\n    HostName {node.address}\n")
+        config.append(
+            f"Host *\n    User root\n    IdentityFile {lab.home}/ssh/id_ed25519\n    IdentitiesOnly yes\n"
+            f"    UserKnownHostsFile {lab.home}/known_hosts\n    GlobalKnownHostsFile /dev/null\n"
+            "    StrictHostKeyChecking yes\n    LogLevel ERROR\n"
+        )
+        _replace(lab.home / "known_hosts", "".join(known))
+        _replace(lab.home / "ssh_config", "".join(config))
+        (lab.home / "cp").mkdir(exist_ok=True, mode=0o700)
+        facts = repository.facts(lab) if lab.repository_server else {}
+        _replace(lab.home / "repository.json", json.dumps(facts, indent=2) + "\n")
+        for node in lab.nodes:
+            BACKENDS[node.backend].write_hosts(lab, node)
+
+    return [Step(f"write {lab.home}/ssh_config and known_hosts", act)]
+
+
+def _process_steps(lab_name: str) -> list[Step]:
+    """Cut the power of all nodes, and end what a killed ``up`` may have left running besides."""
+    count = len(marked_processes(lab_name))
+
+    def act() -> None:
+        deadline = time.monotonic() + 10
+        while left := marked_processes(lab_name):
+            if time.monotonic() > deadline:
+                raise FleetError(f"processes {left} do not end on SIGKILL", "look for processes in state D")
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    return [Step(f"switch off all nodes and end {count} processes of the lab", act)] if count else []
+
+
+def _remove_network_steps(lab_name: str) -> list[Step]:
+    steps = []
+    if network.bridge_exists(lab_name):
+        steps.append(Step(f"delete bridge {bridge_name(lab_name)}", lambda: network.remove_bridge(lab_name)))
+    if shutil.which("nft") and network.nat_exists(lab_name):
+        steps.append(
+            Step(f"delete nft table ip {network.nat_table(lab_name)}", lambda: network.remove_nat(lab_name))
+        )
+    if network.hosts_block_exists(lab_name):
+        steps.append(
+            Step(
+                f"take the lab's names out of {network.HOSTS_FILE}",
+                lambda: network.remove_hosts_block(lab_name),
+            )
+        )
+    if network.forwarding_must_be_restored(leaving=lab_name):
+        steps.append(Step("set net.ipv4.ip_forward back", network.restore_forwarding))
+    return steps
+
+
+def _connections(home: Path) -> list[Path]:
+    """Sockets of SSH connections that Ansible keeps open; to a new node of the same name they would be dead."""
+    return [path for path in (home / "cp").glob("*") if path.is_socket()]
+
+
+def _close_step(socket_path: Path) -> Step:
+    argv = ["ssh", "-S", str(socket_path), "-O", "exit", "node"]
+    # Without a process at the other end it fails, which is what was wanted.
+    return Step(
+        f"close SSH connection {socket_path.name}",
+        lambda: subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False),
+    )
+
+
+def _wait_for_greeting(lab: Lab, node: Node, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection((node.address, 22), timeout=1) as connection:
+            connection.settimeout(2)
+            if connection.recv(4) == b"SSH-":
+                return
+        if not is_running(lab, node):
+            log = node_home(lab.name, node.name) / "console.log"
+            tail = "\n    ".join(log.read_text(errors="replace").splitlines()[-8:]) if log.exists() else ""
+            raise FleetError(
+                f"node {node.name}: ended while booting ({log}):\n    {tail}", "see its console log"
+            )
+        time.sleep(0.05)
+    raise FleetError(f"node {node.name}: no SSH greeting from {node.address}", f"fleet lab logs {node.name}")
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    part.chmod(0o644)
+    part.rename(path)

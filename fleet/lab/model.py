@@ -1,0 +1,307 @@
+"""What a lab is: nodes and a network, read from an Ansible inventory."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fleet.errors import FleetError
+from fleet.paths import PROJECT, cache_home, state_home
+
+#: At most eleven characters, because ``lab-NAME`` is the bridge and IFNAMSIZ leaves fifteen for it.
+LAB_NAME = re.compile(r"[a-z][a-z0-9-]{0,10}")
+NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+")
+RELEASE_NAME = re.compile(r"[a-z][a-z0-9-]*")
+
+BACKENDS = ("nspawn",)
+REPOSITORY_GROUP = "lab_repository"
+REPOSITORY_PORT = 8080
+
+#: Every variable the lab understands, with the type it must have. ``validate`` uses it too.
+LAB_VARIABLES: Mapping[str, type] = {
+    "lab_name": str,
+    "lab_network": str,
+    "lab_mirror": str,
+    "lab_address": str,
+    "lab_backend": str,
+    "lab_release": str,
+    "lab_packages": list,
+    "lab_devices": list,
+    "lab_users": list,
+    # Set by inventories for their own use; the lab does not read them.
+    "lab_state": str,
+    "lab_repository_facts": dict,
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A character device to be made inside a node, like ``{path: /dev/nvidia0, major: 195, minor: 0}``."""
+
+    path: str
+    major: int
+    minor: int
+    mode: str = "0666"
+
+
+#: Unprivileged FUSE is what Apptainer mounts images with; every node gets it.
+FUSE = Device("/dev/fuse", 10, 229)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a lab.
+
+    :param packages: Debian packages baked into its base image.
+    :param users: normal users, created with the same uids on every node, in this order from 2000.
+    """
+
+    name: str
+    address: str
+    backend: str = "nspawn"
+    release: str = "trixie"
+    packages: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = (FUSE,)
+    serves_repository: bool = False
+
+    def spec(self) -> dict[str, Any]:
+        """All that a running node was made from, as plain data: a different value means a different node."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A cluster to be.
+
+    :param network: private IPv4 network; its first address belongs to the host's bridge.
+    :param mirror: Debian mirror URL, empty to use the one this machine's APT sources name.
+    """
+
+    name: str
+    network: ipaddress.IPv4Network
+    nodes: tuple[Node, ...]
+    mirror: str = ""
+    inventory: Path = field(default=Path(), compare=False)
+
+    @property
+    def home(self) -> Path:
+        """Everything this lab keeps on disk."""
+        return lab_home(self.name)
+
+    @property
+    def gateway(self) -> str:
+        """The host's address on the lab's network."""
+        return str(self.network.network_address + 1)
+
+    @property
+    def bridge(self) -> str:
+        """Name of the host's bridge."""
+        return bridge_name(self.name)
+
+    @property
+    def repository_server(self) -> Node | None:
+        """The node that serves the lab's package repository, if there is one."""
+        return next((node for node in self.nodes if node.serves_repository), None)
+
+    def node(self, name: str) -> Node:
+        """The node of that name.
+
+        :raises FleetError: there is none.
+        """
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise FleetError(
+            f"node {name}: not in lab {self.name}", f"one of {', '.join(n.name for n in self.nodes)}"
+        )
+
+
+def bridge_name(lab_name: str) -> str:
+    """Name of the bridge of a lab."""
+    return f"lab-{lab_name}"
+
+
+def lab_home(lab_name: str) -> Path:
+    """State folder of the lab of that name; the name is checked, since folders below it get removed.
+
+    :raises FleetError: not a lab name.
+    """
+    if not LAB_NAME.fullmatch(lab_name):
+        raise FleetError(
+            f"lab_name {lab_name!r}: must be a letter and at most ten of a-z, 0-9 and -",
+            "set lab_name in the inventory, or --name",
+        )
+    return state_home() / "labs" / lab_name
+
+
+def lab_cache() -> Path:
+    """Cache folder shared by all labs of this user."""
+    return cache_home() / "lab"
+
+
+def load_lab(inventory: Path) -> Lab:
+    """Read the lab that an inventory describes.
+
+    :param inventory: file or folder, as for ``ansible-playbook -i``.
+    :raises FleetError: the inventory cannot be read or describes no possible lab; nothing was touched.
+    """
+    data = _read_inventory(inventory)
+    hostvars: dict[str, dict[str, Any]] = data.get("_meta", {}).get("hostvars", {})
+    serving = set(data.get(REPOSITORY_GROUP, {}).get("hosts", ()))
+    if not hostvars:
+        raise FleetError(f"{inventory}: no host has any variable", "give every host a lab_address")
+    nodes = tuple(_node(name, hostvars[name], name in serving) for name in hostvars)
+    lab = Lab(
+        name=_shared(hostvars, "lab_name", str),
+        network=_network(_shared(hostvars, "lab_network", str)),
+        mirror=_shared(hostvars, "lab_mirror", str, ""),
+        nodes=nodes,
+        inventory=inventory,
+    )
+    lab_home(lab.name)
+    _check_addresses(lab)
+    if len([node for node in nodes if node.serves_repository]) > 1:
+        raise FleetError(f"group {REPOSITORY_GROUP}: more than one host", "leave one")
+    return lab
+
+
+def _read_inventory(inventory: Path) -> dict[str, Any]:
+    if not inventory.exists():
+        raise FleetError(f"inventory {inventory}: no such file or folder", "name one with -i")
+    result = subprocess.run(
+        [sys.executable, "-m", "ansible", "inventory", "-i", str(inventory), "--list"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+    )
+    if result.returncode != 0:
+        raise FleetError(f"inventory {inventory}: {result.stderr.strip()}", "see the line it names")
+    parsed: dict[str, Any] = json.loads(result.stdout)
+    return parsed
+
+
+def _shared(hostvars: Mapping[str, Mapping[str, Any]], variable: str, kind: type, default: Any = None) -> Any:
+    """A variable that is a fact about the whole lab, so every host must agree on it."""
+    values = {name: variables.get(variable, default) for name, variables in hostvars.items()}
+    first_host, first = next(iter(values.items()))
+    for name, value in values.items():
+        if value != first:
+            raise FleetError(
+                f"{variable}: {first!r} on {first_host} but {value!r} on {name}",
+                "set it once, in group_vars/all",
+            )
+    if not isinstance(first, kind):
+        raise FleetError(f"{variable}: {first!r} is no {kind.__name__}", "set it in group_vars/all")
+    return first
+
+
+def _network(text: str) -> ipaddress.IPv4Network:
+    try:
+        network = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise FleetError(f"lab_network: {error}", "a network like 10.77.1.0/24") from error
+    if not network.is_private or network.prefixlen > 29:  # noqa: PLR2004 - a bridge and a handful of nodes
+        raise FleetError(f"lab_network {text}: not a private network of /29 or larger", "try 10.77.1.0/24")
+    return network
+
+
+def _node(name: str, variables: Mapping[str, Any], serves_repository: bool) -> Node:
+    def get(variable: str, default: Any = None) -> Any:
+        value = variables.get(variable, default)
+        kind = LAB_VARIABLES[variable]
+        if not isinstance(value, kind):
+            raise FleetError(
+                f"{variable} of host {name}: {value!r} is no {kind.__name__}", "set it in the inventory"
+            )
+        return value
+
+    def names(variable: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
+        items = get(variable, [])
+        for item in items:
+            if not isinstance(item, str) or not pattern.fullmatch(item):
+                raise FleetError(
+                    f"{variable} of host {name}: {item!r} is no valid name", f"must match {pattern.pattern}"
+                )
+        return tuple(items)
+
+    if not NODE_NAME.fullmatch(name):
+        raise FleetError(f"host {name}: no valid host name", "use a-z, 0-9 and -")
+    unknown = sorted(v for v in variables if v.startswith("lab_") and v not in LAB_VARIABLES)
+    if unknown:
+        raise FleetError(
+            f"{unknown[0]} of host {name}: no variable of the lab", f"one of {', '.join(LAB_VARIABLES)}"
+        )
+    backend, release = get("lab_backend", "nspawn"), get("lab_release", "trixie")
+    if backend not in BACKENDS:
+        raise FleetError(f"lab_backend of host {name}: {backend!r}", f"one of {', '.join(BACKENDS)}")
+    if not RELEASE_NAME.fullmatch(release):
+        raise FleetError(f"lab_release of host {name}: {release!r}", "a Debian code name like trixie")
+    return Node(
+        name=name,
+        address=get("lab_address"),
+        backend=backend,
+        release=release,
+        packages=tuple(sorted(set(names("lab_packages", PACKAGE_NAME)))),
+        users=names("lab_users", USER_NAME),
+        devices=(FUSE, *_devices(name, get("lab_devices", []))),
+        serves_repository=serves_repository,
+    )
+
+
+def _devices(host: str, items: Iterable[Any]) -> list[Device]:
+    devices = []
+    for item in items:
+        try:
+            device = Device(**item)
+            valid = (
+                re.fullmatch(r"/dev/[A-Za-z0-9/_.-]+", device.path)
+                and ".." not in device.path
+                and re.fullmatch(r"0?[0-7]{3}", device.mode)
+                and device.major >= 0
+                and device.minor >= 0
+            )
+        except TypeError:
+            valid = None
+        if not valid:
+            raise FleetError(
+                f"lab_devices of host {host}: {item!r}",
+                "each is {path: /dev/NAME, major: NUMBER, minor: NUMBER, mode: '0666'}",
+            )
+        devices.append(device)
+    return devices
+
+
+def _check_addresses(lab: Lab) -> None:
+    owners: dict[ipaddress.IPv4Address, str] = {lab.network.network_address + 1: "the host's bridge"}
+    for node in lab.nodes:
+        try:
+            address = ipaddress.IPv4Address(node.address)
+        except ValueError as error:
+            raise FleetError(
+                f"lab_address of host {node.name}: {error}", f"an address in {lab.network}"
+            ) from error
+        if address not in lab.network or address in (
+            lab.network.network_address,
+            lab.network.broadcast_address,
+        ):
+            raise FleetError(
+                f"lab_address of host {node.name}: {address} is no host address in lab_network {lab.network}",
+                "change one of the two",
+            )
+        if address in owners:
+            raise FleetError(
+                f"lab_address of host {node.name}: {address} belongs to {owners[address]}", "choose another"
+            )
+        owners[address] = node.name

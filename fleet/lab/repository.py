@@ -1,0 +1,232 @@
+"""The lab's own APT repository: real Apptainer packages at two versions, with and without setuid starter.
+
+Debian's archive has Apptainer in unstable only, at one version and without a setuid starter. So this makes of
+that one package: ``apptainer`` as it is; ``apptainer-suid`` of the same version, whose starter-suid is a copy
+of the package's starter (it truly runs in setuid mode); and both again at a newer version *that is the same
+program relabelled*: every place in its binaries that says the old version says the new one. An upgrade in the
+lab therefore proves the upgrade, not a new release of Apptainer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fleet.errors import FleetError
+from fleet.lab.cache import cache_key, cached
+from fleet.lab.host import DEBIAN_KEYRING, Mirror, debian_architecture
+from fleet.lab.model import REPOSITORY_PORT, Lab, lab_cache
+from fleet.lab.run import run
+
+SUITE = "lab"
+COMPONENT = "main"
+SOURCE_SUITE = "sid"
+#: $1 Release, $2 InRelease, $3 public key. The key exists for this one signature, in memory, in namespaces that
+#: end with it, gpg's agent included: a repository that never changes needs no other.
+SIGN = """\
+set -eu
+mount -t tmpfs -o mode=0700 tmpfs /mnt
+gpg="gpg --homedir /mnt --batch --quiet --pinentry-mode loopback"
+$gpg --passphrase '' --quick-generate-key 'apptainer-fleet lab repository' ed25519 sign 0
+$gpg --output "$2" --clearsign "$1"
+$gpg --armor --export > "$3"
+"""
+#: Part of the cache key: raise it when what `_make` builds changes.
+RECIPE = 1
+
+
+@dataclass(frozen=True)
+class PackageRepository:
+    """The repository in the cache, made from one mirror for this machine's architecture."""
+
+    mirror: Mirror
+    lab_name: str
+
+    @property
+    def folder(self) -> Path:
+        """Root of the repository's tree, as served over HTTP; there or to be made."""
+        key = cache_key({"mirror": self.mirror.url, "architecture": debian_architecture(), "recipe": RECIPE})
+        return lab_cache() / "repositories" / f"apptainer-{key}"
+
+    def build(self) -> Path:
+        """The repository's folder, made first if the cache has none.
+
+        :raises FleetError: the mirror has no such package, or a tool failed.
+        """
+        return cached(self.folder, self._make)
+
+    def facts(self, lab: Lab) -> dict[str, Any]:
+        """What roles need to use the repository: url, suite, component, key, versions (oldest first), packages."""
+        server = lab.repository_server
+        contents: dict[str, Any] = json.loads((self.folder / "contents.json").read_text())
+        return {
+            "url": f"http://{server.address}:{REPOSITORY_PORT}/" if server else "",
+            "suite": SUITE,
+            "component": COMPONENT,
+            "key": str(self.folder / "lab-repository.asc"),
+            **contents,
+        }
+
+    def _make(self, part: Path) -> None:
+        work = part / "work"
+        work.mkdir()
+        original = self._download(work)
+        package_version = self._run("dpkg-deb", "--field", original, "Version").strip()
+        old = re.split(r"[^0-9.]", package_version)[0]
+        new = next_version(old)
+        pool = part / "pool"
+        pool.mkdir()
+        packages = {}
+        for version in (old, new):
+            tree = work / version
+            self._run("dpkg-deb", "--raw-extract", original, tree)
+            if version != old:
+                relabel(tree, old, version)
+            packages[version] = package_version.replace(old, version, 1)
+            self._pack(tree, pool)
+            self._pack(self._setuid_tree(tree, work / f"{version}-suid"), pool)
+        shutil.rmtree(work)
+        self._index(part)
+        (part / "contents.json").write_text(json.dumps({"versions": [old, new], "packages": packages}))
+
+    def _download(self, work: Path) -> Path:
+        """Fetch the newest Apptainer package; APT checks it against the archive's signature."""
+        for folder in ("lists/partial", "archives/partial", "state"):
+            (work / "apt" / folder).mkdir(parents=True)
+        (work / "apt/status").touch()
+        sources = work / "apt/sources.list"
+        # Unstable's Release file may be past its date on a mirror; its signature is checked all the same.
+        sources.write_text(
+            f"deb [signed-by={DEBIAN_KEYRING} check-valid-until=no] {self.mirror.url} {SOURCE_SUITE} main\n"
+        )
+        options = [
+            f"Dir::Etc::SourceList={sources}",
+            "Dir::Etc::SourceParts=/dev/null",
+            "Dir::Etc::Preferences=/dev/null",
+            "Dir::Etc::PreferencesParts=/dev/null",
+            f"Dir::State={work}/apt",
+            f"Dir::State::Status={work}/apt/status",
+            f"Dir::State::Lists={work}/apt/lists",
+            f"Dir::Cache={work}/apt",
+            "APT::Sandbox::User=root",
+            "Acquire::Languages=none",
+            "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false",
+            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+        ]
+        flags = [word for option in options for word in ("-o", option)]
+        self._run("apt-get", *flags, "update")
+        self._run(
+            "env", f"--chdir={work}", "apt-get", *flags, "download", f"apptainer:{debian_architecture()}"
+        )
+        found = list(work.glob("apptainer_*.deb"))
+        if len(found) != 1:
+            raise FleetError(
+                f"{self.mirror.url}: no apptainer package in {SOURCE_SUITE}", "set lab_mirror to another"
+            )
+        return found[0]
+
+    def _setuid_tree(self, tree: Path, target: Path) -> Path:
+        starter = next(tree.glob("usr/lib*/**/apptainer/bin/starter"))
+        setuid = target / starter.relative_to(tree).with_name("starter-suid")
+        setuid.parent.mkdir(parents=True)
+        shutil.copy(starter, setuid)
+        setuid.chmod(0o4755)
+        control = (tree / "DEBIAN/control").read_text()
+        kept = {name: _field(control, name) for name in ("Version", "Architecture", "Maintainer")}
+        (target / "DEBIAN").mkdir()
+        (target / "DEBIAN/control").write_text(
+            "Package: apptainer-suid\n"
+            + "".join(f"{name}: {value}\n" for name, value in kept.items())
+            + f"Depends: apptainer (= {kept['Version']})\nSection: admin\nPriority: optional\n"
+            + "Description: setuid starter of Apptainer, made by the lab from the package's own starter\n"
+        )
+        return target
+
+    def _pack(self, tree: Path, pool: Path) -> None:
+        _refresh_md5sums(tree)
+        # Fast compression: the packages never leave this machine.
+        self._run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, pool)
+
+    def _index(self, part: Path) -> None:
+        architecture = debian_architecture()
+        index = part / "dists" / SUITE / COMPONENT / f"binary-{architecture}"
+        index.mkdir(parents=True)
+        in_part = ["env", f"--chdir={part}"]
+        (index / "Packages").write_text(self._run(*in_part, "apt-ftparchive", "packages", "pool"))
+        release = part / "dists" / SUITE / "Release"
+        attributes = {
+            "Origin": "apptainer-fleet lab",
+            "Label": "apptainer-fleet lab",
+            "Suite": SUITE,
+            "Codename": SUITE,
+            "Components": COMPONENT,
+            "Architectures": architecture,
+        }
+        flags = [w for k, v in attributes.items() for w in ("-o", f"APT::FTPArchive::Release::{k}={v}")]
+        text = self._run("apt-ftparchive", *flags, "release", release.parent)
+        release.write_text(text)
+        self._sign(release, part / "lab-repository.asc")
+
+    def _sign(self, release: Path, public_key: Path) -> None:
+        self._run(
+            "unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc",
+            "sh", "-c", SIGN, "sh", release, release.with_name("InRelease"), public_key,
+        )  # fmt: skip
+
+    def _run(self, *argv: str | Path) -> str:
+        return run(argv, lab_name=self.lab_name)
+
+
+def next_version(version: str) -> str:
+    """The next release number that is as long as this one, so that a relabelled binary keeps its layout.
+
+    >>> next_version("1.4.5"), next_version("1.4.9"), next_version("1.9.9"), next_version("1.4.10")
+    ('1.4.6', '1.5.0', '2.0.0', '1.4.11')
+
+    :raises FleetError: not of the form X.Y.Z, or there is none of that length.
+    """
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        raise FleetError(
+            f"version {version!r}: not of the form X.Y.Z", "the lab cannot make a newer one of it"
+        )
+    major, minor, patch = map(int, version.split("."))
+    for candidate in (f"{major}.{minor}.{patch + 1}", f"{major}.{minor + 1}.0", f"{major + 1}.0.0"):
+        if len(candidate) == len(version):
+            return candidate
+    raise FleetError(
+        f"version {version}: no newer one of the same length", "the lab cannot make a newer one of it"
+    )
+
+
+def relabel(tree: Path, old: str, new: str) -> None:
+    """Make an unpacked package say another version of the same length, in its control file and programs."""
+    control = tree / "DEBIAN/control"
+    control.write_text(re.sub(rf"(?m)^Version: {re.escape(old)}", f"Version: {new}", control.read_text()))
+    for path in (tree / "usr").rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+            if content.startswith(b"\x7fELF") and old.encode() in content:
+                path.write_bytes(content.replace(old.encode(), new.encode()))
+
+
+def _field(control: str, name: str) -> str:
+    found = re.search(rf"(?m)^{name}: (.+)$", control)
+    if not found:
+        raise FleetError(f"apptainer package: no field {name}", "use another mirror")
+    return found[1]
+
+
+def _refresh_md5sums(tree: Path) -> None:
+    conffiles = tree / "DEBIAN/conffiles"
+    kept = set(conffiles.read_text().split()) if conffiles.exists() else set()
+    lines = []
+    for path in sorted(tree.rglob("*")):
+        name = path.relative_to(tree)
+        if path.is_file() and not path.is_symlink() and name.parts[0] != "DEBIAN" and f"/{name}" not in kept:
+            lines.append(f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {name}\n")
+    (tree / "DEBIAN/md5sums").write_text("".join(lines))
