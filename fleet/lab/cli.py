@@ -77,9 +77,7 @@ def up(inventory: Path, dry_run: bool, install_host_packages: bool) -> None:
     if not stages:
         console.print(f"lab {wanted.name}: {len(wanted.nodes)} nodes, nothing to change")
     else:
-        console.print(
-            f"lab {wanted.name} is up: {_fold(n.name for n in wanted.nodes)}; fleet lab ssh {wanted.nodes[0].name}"
-        )
+        console.print(f"lab {wanted.name} is up: {NodeSet.fromlist([node.name for node in wanted.nodes])}")
 
 
 @lab.command()
@@ -98,7 +96,6 @@ def down(inventory: Path, name: str | None, all_labs: bool, dry_run: bool) -> No
         with locked(lock):
             stages = plan_down(lab_name)
             carry_out(stages, lambda *_: None)
-            lock.unlink(missing_ok=True)
         console.print(f"lab {lab_name}: {'down' if stages else 'nothing to remove'}")
 
 
@@ -136,13 +133,13 @@ def execute(inventory: Path, nodes: str | None, command: tuple[str, ...]) -> Non
 
 @lab.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @_inventory_option
+@click.option("-u", "--user", default="root", show_default=True, help="Who to be: root or one of lab_users.")
 @click.argument("node")
 @click.argument("command", nargs=-1)
-def ssh(inventory: Path, node: str, command: tuple[str, ...]) -> None:
-    """Log in to a node as root, or run a command there."""
+def ssh(inventory: Path, user: str, node: str, command: tuple[str, ...]) -> None:
+    """Log in to a node, or run a command there."""
     wanted = load_lab(inventory)
-    chosen = wanted.node(node)
-    argv = ["ssh", "-F", str(wanted.home / "ssh_config"), chosen.name, *command]
+    argv = ["ssh", "-F", str(wanted.home / "ssh_config"), "-l", user, wanted.node(node).name, *command]
     os.execvp(argv[0], argv)  # noqa: S606 - the SSH client takes over this terminal
 
 
@@ -174,10 +171,6 @@ def _choose(wanted: Lab, hostlist: str | None) -> NodeSet:
             f"--nodes: {chosen - everything} not in lab {wanted.name}", f"its nodes are {everything}"
         )
     return chosen
-
-
-def _fold(names: object) -> str:
-    return str(NodeSet.fromlist(list(names)))  # type: ignore[call-overload]
 
 
 def _show(stages: list[Stage], subject: str) -> None:

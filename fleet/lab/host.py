@@ -74,7 +74,6 @@ def install_packages(packages: list[str]) -> None:
             "this machine has no apt-get: packages can be installed on Debian and Ubuntu only",
             f"install the programs by hand: {' '.join(PROGRAMS)}",
         )
-    # The helpers that packages start services with would start them on this machine: the lab wants programs only.
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
         result = subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 from fleet.lab.cache import cache_key, cached
 from fleet.lab.host import DEBIAN_KEYRING, Mirror
 from fleet.lab.model import Node, lab_cache
-from fleet.lab.run import run
+from fleet.lab.run import ISOLATED, run
 
 #: What a node needs to boot, to be reached by Ansible and to install packages; nothing a role should bring.
 ESSENTIALS = (
@@ -22,22 +22,26 @@ ESSENTIALS = (
     "python3-apt",
     "systemd-sysv",
 )
+#: Users of the lab get uids from here on, the same on every node.
 FIRST_UID = 2000
 
-#: Runs in the new root ($1). What packages set up on their own would pretend that a role had done it:
-#: the munge key, enabled daemons. What is unique to a node (host keys, machine id) must not be shared.
-CUSTOMIZE = """\
+#: Runs on the new root $1 for the users that follow. What packages set up on their own, the munge key and
+#: enabled daemons, would pretend that a role had done it; what makes a node unique (host keys, machine id)
+#: must not be shared.
+CUSTOMIZE = f"""\
 set -eu
 root=$1; shift
 rm -f "$root"/etc/ssh/ssh_host_* "$root"/etc/munge/munge.key "$root"/etc/hostname
 : > "$root"/etc/machine-id
 for unit in munge slurmd slurmctld slurmdbd; do
-    if [ -e "$root/lib/systemd/system/$unit.service" ]; then systemctl --quiet --root="$root" disable $unit; fi
+    if [ -e "$root/lib/systemd/system/$unit.service" ]; then
+        systemctl --quiet --root="$root" disable $unit
+    fi
 done
 systemctl --quiet --root="$root" enable systemd-networkd
 systemctl --quiet --root="$root" mask apt-daily.timer apt-daily-upgrade.timer sshd-keygen.service \
     systemd-networkd-wait-online.service console-getty.service systemd-modules-load.service
-uid=2000
+uid={FIRST_UID}
 for user in "$@"; do
     chroot "$root" useradd --create-home --shell /bin/bash --uid $uid "$user"
     uid=$((uid + 1))
@@ -93,16 +97,15 @@ class BaseImage:
         script = self.folder.with_suffix(".customize")
         script.write_text(CUSTOMIZE)
         run(
-            # Namespaces of its own: a build that is killed leaves no mount and no process.
-            ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
-            + ["mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"]
-            # Kept lists make `apt-get update` on a node a matter of one question to the mirror.
-            + ["--skip=cleanup/apt/lists", f"--keyring={DEBIAN_KEYRING}"]
-            + [f"--include={','.join((*ESSENTIALS, *self.packages))}"]
-            + [f'--customize-hook=sh {script} "$1" {" ".join(self.users)}']
-            + [
-                self.release,
-                str(part),
+            [
+                # Namespaces of its own: a build that is killed leaves no mount and no process.
+                *ISOLATED,
+                *["mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"],
+                # Kept lists make `apt-get update` on a node a matter of one question to the mirror.
+                *["--skip=cleanup/apt/lists", f"--keyring={DEBIAN_KEYRING}"],
+                f"--include={','.join((*ESSENTIALS, *self.packages))}",
+                f'--customize-hook=sh {script} "$1" {" ".join(self.users)}',
+                *[self.release, str(part)],
                 f"deb [signed-by={DEBIAN_KEYRING}] {self.mirror.url} {self.release} main",
             ],
             lab_name=lab_name,

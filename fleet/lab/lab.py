@@ -317,7 +317,7 @@ def _remove_network_steps(lab_name: str) -> list[Step]:
 
 
 def _connections(home: Path) -> list[Path]:
-    """Sockets of SSH connections that Ansible keeps open; to a new node of the same name they would be dead."""
+    """Sockets of SSH connections that Ansible keeps open; a new node of the same name would inherit them."""
     return [path for path in (home / "cp").glob("*") if path.is_socket()]
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from fleet.errors import FleetError
 from fleet.lab.host import debian_mirror
-from fleet.lab.image import BaseImage
+from fleet.lab.image import FIRST_UID, BaseImage
 from fleet.lab.model import REPOSITORY_PORT, Lab, Node, lab_home
 from fleet.lab.network import hosts_lines
 from fleet.lab.repository import PackageRepository
-from fleet.lab.run import environment, marked_processes, run
+from fleet.lab.run import ISOLATED, environment, marked_processes, run
 
 #: $1 overlay options, $2 its mount point, the rest: what to run there.
 #: The tmpfs keeps nspawn's own notes about the machine inside this mount namespace.
@@ -66,6 +66,13 @@ class Nspawn:
         upper = home / "upper"
         for path, content in self._files(lab, node).items():
             _write(upper, path, content)
+        public_key = (lab.home / "ssh/id_ed25519.pub").read_text()
+        for login in ("root", *(f"home/{user}" for user in node.users)):
+            _write(upper, f"{login}/.ssh/authorized_keys", public_key)
+        for uid, user in enumerate(node.users, FIRST_UID):
+            own = upper / "home" / user
+            for entry in (own, *own.rglob("*")):
+                os.chown(entry, uid, uid)
         wants = upper / "etc/systemd/system/multi-user.target.wants"
         if node.serves_repository:
             wants.mkdir(parents=True, exist_ok=True)
@@ -105,21 +112,15 @@ class Nspawn:
         with (home / "console.log").open("ab") as console:
             subprocess.Popen(
                 [
-                    "unshare",
-                    "--mount",
-                    "--propagation=private",
-                    "--pid",
-                    "--fork",
-                    "--kill-child",
-                    "--mount-proc",
-                ]
-                + ["sh", "-c", MOUNT_AND_RUN, "sh", overlay, str(home / "root")]
-                + ["systemd-nspawn", "--quiet", "--boot", "--directory", str(home / "root")]
-                + ["--machine", f"{lab.name}-{node.name}", "--hostname", node.name]
-                + ["--register=no", "--keep-unit", f"--network-bridge={lab.bridge}"]
-                + ["--resolv-conf=off", "--capability=all", "--console=read-only"]
-                # A read-only console still wants an end that is no terminal; SIGRTMIN+3 is systemd's halt.
-                + ["--kill-signal=SIGRTMIN+3", "--link-journal=no", *binds],
+                    *ISOLATED,
+                    *["sh", "-c", MOUNT_AND_RUN, "sh", overlay, str(home / "root")],
+                    *["systemd-nspawn", "--quiet", "--boot", "--directory", str(home / "root")],
+                    *["--machine", f"{lab.name}-{node.name}", "--hostname", node.name],
+                    *["--register=no", "--keep-unit", f"--network-bridge={lab.bridge}"],
+                    *["--resolv-conf=off", "--link-journal=no", "--capability=all", "--console=read-only"],
+                    # systemd's word for an orderly power-off.
+                    *["--kill-signal=SIGRTMIN+3", *binds],
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -159,7 +160,6 @@ class Nspawn:
         return BaseImage.of(node, debian_mirror(lab.mirror))
 
     def _files(self, lab: Lab, node: Node) -> dict[str, str]:
-        public_key = (lab.home / "ssh/id_ed25519.pub").read_text()
         devices = "".join(f"c {d.path} {d.mode} root root - {d.major}:{d.minor}\n" for d in node.devices)
         files = {
             "etc/hostname": f"{node.name}\n",
@@ -172,7 +172,6 @@ class Nspawn:
                 f"Gateway={lab.gateway}\nLinkLocalAddressing=no\n"
             ),
             "etc/ssh/sshd_config.d/lab.conf": "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n",
-            "root/.ssh/authorized_keys": public_key,
         }
         if node.serves_repository:
             files["etc/systemd/system/lab-repository.service"] = REPOSITORY_UNIT
@@ -212,12 +211,13 @@ def _name_servers() -> str:
 
 
 def _write(root: Path, name: str, content: str) -> None:
+    """Write a file atomically; a login folder and what is below it are for their owner alone."""
     path = root / name
+    private = name.startswith(("root/", "home/"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    private = name.startswith("root/")
     if private:
-        for folder in (root / "root", path.parent):
-            folder.chmod(0o700)
+        path.parent.chmod(0o700)
+        path.parent.parent.chmod(0o700)
     part = path.with_name(f".{path.name}.part")
     part.write_text(content)
     part.chmod(0o600 if private else 0o644)

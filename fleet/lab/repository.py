@@ -21,13 +21,13 @@ from fleet.errors import FleetError
 from fleet.lab.cache import cache_key, cached
 from fleet.lab.host import DEBIAN_KEYRING, Mirror, debian_architecture
 from fleet.lab.model import REPOSITORY_PORT, Lab, lab_cache
-from fleet.lab.run import run
+from fleet.lab.run import ISOLATED, run
 
 SUITE = "lab"
 COMPONENT = "main"
 SOURCE_SUITE = "sid"
-#: $1 Release, $2 InRelease, $3 public key. The key exists for this one signature, in memory, in namespaces that
-#: end with it, gpg's agent included: a repository that never changes needs no other.
+#: $1 Release, $2 InRelease, $3 public key. The key exists for this one signature, in memory, in namespaces
+#: that end with it, gpg's agent included: a repository that never changes needs no other.
 SIGN = """\
 set -eu
 mount -t tmpfs -o mode=0700 tmpfs /mnt
@@ -50,7 +50,8 @@ class PackageRepository:
     @property
     def folder(self) -> Path:
         """Root of the repository's tree, as served over HTTP; there or to be made."""
-        key = cache_key({"mirror": self.mirror.url, "architecture": debian_architecture(), "recipe": RECIPE})
+        ingredients = {"mirror": self.mirror.url, "architecture": debian_architecture(), "recipe": RECIPE}
+        key = cache_key(ingredients)
         return lab_cache() / "repositories" / f"apptainer-{key}"
 
     def build(self) -> Path:
@@ -61,7 +62,7 @@ class PackageRepository:
         return cached(self.folder, self._make)
 
     def facts(self, lab: Lab) -> dict[str, Any]:
-        """What roles need to use the repository: url, suite, component, key, versions (oldest first), packages."""
+        """What roles need: url, suite, component, key, versions (oldest first), packages (of each version)."""
         server = lab.repository_server
         contents: dict[str, Any] = json.loads((self.folder / "contents.json").read_text())
         return {
@@ -173,10 +174,7 @@ class PackageRepository:
         self._sign(release, part / "lab-repository.asc")
 
     def _sign(self, release: Path, public_key: Path) -> None:
-        self._run(
-            "unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc",
-            "sh", "-c", SIGN, "sh", release, release.with_name("InRelease"), public_key,
-        )  # fmt: skip
+        self._run(*ISOLATED, "sh", "-c", SIGN, "sh", release, release.with_name("InRelease"), public_key)
 
     def _run(self, *argv: str | Path) -> str:
         return run(argv, lab_name=self.lab_name)

@@ -14,6 +14,17 @@ from fleet.errors import FleetError
 #: In the environment of every process that a lab starts, so that ``down`` finds them after any crash.
 LAB_MARK = "APPTAINER_FLEET_LAB_PROCESS"
 
+#: Prefix for what mounts or starts daemons: all of it ends with the first process, however that ends.
+ISOLATED = (
+    "unshare",
+    "--mount",
+    "--propagation=private",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
