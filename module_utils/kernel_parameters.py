@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel parameters: what sysctl(8) does, without running it.
+
+Sources: sysctl.d(5) (file format, the ``-`` prefix, separators), proc(5) (/proc/sys).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+PROC_SYS = "/proc/sys"
+
+HEADER = "# Written by Ansible (module kernel_parameters); changes made here are lost.\n"
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_:-]+)+")
+
+
+class KernelParameterError(Exception):
+    """A parameter that can't be had; the message names it, says what is wrong, and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What *name* must be, whoever set it; *reason* is a sentence for the one who has to mend it."""
+
+    name: str
+    minimum: Optional[int]
+    maximum: Optional[int]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """*name* has the value *running* in the kernel and shall have *wanted*."""
+
+    name: str
+    running: str
+    wanted: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """*changes* to the running kernel, names *skipped* as it lacks them, *text* for the next boot."""
+
+    changes: Tuple[Change, ...]
+    skipped: Tuple[str, ...]
+    text: str
+
+
+def parameter_path(name: str, proc_sys: str = PROC_SYS) -> Path:
+    """Return the file of a parameter such as ``kernel.pid_max`` or ``net/ipv4/conf/eth0.7/forwarding``.
+
+    As in sysctl.d(5) the first separator decides: after a slash, dots are part of a name.
+    Raises KernelParameterError for anything that is not the name of a parameter.
+    """
+    if not _NAME.fullmatch(name):
+        raise KernelParameterError(f"{name!r} is not the name of a parameter, as kernel.pid_max is")
+    if next(character for character in name if character in "./") == ".":
+        name = name.translate(str.maketrans("./", "/."))
+    return Path(proc_sys, name)
+
+
+def normalise(value: object) -> str:
+    """Return *value* (str, int or bool) as the kernel prints it: 0 and 1, one blank between fields.
+
+    Raises KernelParameterError for other types, for several lines and for no value at all.
+    """
+    if isinstance(value, (bool, int)):
+        return str(int(value))
+    if not isinstance(value, str) or not value.strip() or "\n" in value.strip():
+        raise KernelParameterError(f"{value!r} is not one line of text or a number")
+    return " ".join(value.split())
+
+
+def running_value(name: str, proc_sys: str = PROC_SYS) -> Optional[str]:
+    """Return the value that parameter *name* has now, normalised, or None if this kernel does not have it.
+
+    Raises KernelParameterError if it is there and can't be read.
+    """
+    try:
+        return " ".join(parameter_path(name, proc_sys).read_text().split())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise KernelParameterError(f"{name} can't be read: {error.strerror}") from error
+
+
+def check_limit(limit: Limit, value: str, where: str) -> None:
+    """Raise KernelParameterError unless *value*, found *where* ("the running kernel"), keeps to *limit*."""
+    try:
+        number = int(value)
+    except ValueError:
+        bound = "a number"
+    else:
+        if limit.minimum is not None and number < limit.minimum:
+            bound = f"at least {limit.minimum}"
+        elif limit.maximum is not None and number > limit.maximum:
+            bound = f"at most {limit.maximum}"
+        else:
+            return
+    raise KernelParameterError(f"{limit.name} is {value} in {where} and must be {bound}: {limit.reason}")
+
+
+def render(values: Mapping[str, str], skipped: Sequence[str] = ()) -> str:
+    """Return the text of a sysctl.d(5) file.
+
+    A parameter that the kernel lacks is written with ``-`` before it: another kernel, booted tomorrow,
+    may have it, and until then nothing complains.
+    """
+    lines = [f"{'-' if name in skipped else ''}{name} = {values[name]}\n" for name in sorted(values)]
+    return HEADER + "".join(lines)
+
+
+def plan(parameters: Mapping[str, object], limits: Sequence[Limit] = (), proc_sys: str = PROC_SYS) -> Plan:
+    """Compare *parameters* (name to str, int or bool) with the running kernel; nothing is changed.
+
+    Raises KernelParameterError for a bad name or value, for a value against one of *limits* (the one
+    asked for, or the running one where none is), and for a change that a read-only /proc/sys forbids.
+    """
+    values: Dict[str, str] = {}
+    for name, value in parameters.items():
+        parameter_path(name, proc_sys)
+        try:
+            values[name] = normalise(value)
+        except KernelParameterError as error:
+            raise KernelParameterError(f"{name}: {error}") from error
+
+    for limit in limits:
+        if limit.name in values:
+            check_limit(limit, values[limit.name], "what is asked for")
+        else:
+            running = running_value(limit.name, proc_sys)
+            if running is not None:
+                check_limit(limit, running, "the running kernel")
+
+    changes: List[Change] = []
+    skipped: List[str] = []
+    for name in sorted(values):
+        running = running_value(name, proc_sys)
+        if running is None:
+            skipped.append(name)
+        elif running != values[name]:
+            change = Change(name, running, values[name])
+            if os.statvfs(parameter_path(name, proc_sys)).f_flag & os.ST_RDONLY:
+                raise KernelParameterError(_read_only(change))
+            changes.append(change)
+    return Plan(tuple(changes), tuple(skipped), render(values, skipped))
+
+
+def apply(change: Change, proc_sys: str = PROC_SYS) -> None:
+    """Give the running kernel the wanted value. Raises KernelParameterError if it refuses or alters it."""
+    try:
+        parameter_path(change.name, proc_sys).write_text(change.wanted + "\n")
+    except OSError as error:
+        raise KernelParameterError(
+            f"{change.name} is {change.running} and shall be {change.wanted}, "
+            f"but the kernel refuses it: {error.strerror}"
+        ) from error
+    after = running_value(change.name, proc_sys)
+    if after != change.wanted:
+        raise KernelParameterError(
+            f"{change.name} was set to {change.wanted}, but the kernel made it {after}: "
+            "ask for a value that it keeps"
+        )
+
+
+def _read_only(change: Change) -> str:
+    return (
+        f"{change.name} is {change.running} and shall be {change.wanted}, but /proc/sys is read-only here, "
+        f"as it is in a container: set it to {change.wanted} on the machine that this node runs on, "
+        f"or ask for {change.running} here"
+    )

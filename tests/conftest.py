@@ -1,0 +1,56 @@
+"""What unit tests share: Ansible modules and filters run as Ansible runs them, without a node."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ansible.module_utils
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+PROJECT = Path(__file__).parent.parent
+
+# Modules import `ansible.module_utils.NAME`, which Ansible collects from here when it sends them to a node.
+ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
+
+
+def load(path: Path) -> ModuleType:
+    """Return the file *path* of a plugin folder as a module."""
+    spec = importlib.util.spec_from_file_location(f"plugin_{path.parent.name}_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Runner:
+    """One module of library/: `plugin` is its namespace, calling it runs it and returns the result."""
+
+    def __init__(self, name: str) -> None:
+        self.plugin = load(PROJECT / "library" / f"{name}.py")
+
+    def __call__(self, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
+        output = io.StringIO()
+        arguments |= {"_ansible_check_mode": check, "_ansible_diff": True}
+        with patch_module_args(arguments), contextlib.redirect_stdout(output), pytest.raises(SystemExit):
+            self.plugin.main()
+        return json.loads(output.getvalue())
+
+
+@pytest.fixture
+def ansible_module() -> Callable[[str], Runner]:
+    """Return what makes a Runner: ``ansible_module("munge")(key="...")["changed"]``."""
+    return Runner
+
+
+@pytest.fixture
+def filter_plugin() -> Callable[[str], ModuleType]:
+    """Return what loads a file of plugins/filter."""
+    return lambda name: load(PROJECT / "plugins" / "filter" / f"{name}.py")
