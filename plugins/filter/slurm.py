@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Filters of the role slurm: from the inventory to node classes, and from those to configuration files.
+
+Both are meant for tasks that run once: they look at every node of the cluster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ClusterShell.NodeSet import NodeSet, NodeSetException
+from ClusterShell.NodeUtils import GroupResolver, GroupSource
+
+from module_utils import slurm_conf
+
+DEFAULT_CLASS = "compute"
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def node_name(host: str) -> str:
+    """Return Slurm's name of an inventory host: what ``hostname -s`` prints there.
+
+    Raises AnsibleFilterError for an address and for anything else that is no host name.
+    """
+    name = str(host).split(".", maxsplit=1)[0]
+    if not _NAME.fullmatch(name):
+        raise AnsibleFilterError(
+            f"inventory host {host!r} has no name for Slurm: name it as `hostname` does there, "
+            "and put its address into ansible_host"
+        )
+    return name
+
+
+def fold(names: Iterable[str]) -> str:
+    """Return the hostlist of *names*: ``c1 c2 c3`` becomes ``c[1-3]``."""
+    return str(NodeSet.fromlist(list(names)))
+
+
+def slurm_node_classes(
+    hosts: Sequence[str],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    active: Collection[str],
+    tried: Collection[str],
+) -> list[dict[str, Any]]:
+    """Return the node classes of *hosts*, sorted by name.
+
+    *active* are the hosts that this run reaches, *tried* those that it began with (ansible_play_hosts and
+    ansible_play_hosts_all). Each class is a dict: name; nodes, a hostlist; representative, the inventory
+    name of a node that can be asked; parameters and gres as in the inventory.
+    Raises AnsibleFilterError for nodes of one class that differ, for a class of which no node answers, for
+    two nodes with one name, and for bad GRES.
+    """
+    members: dict[str, list[str]] = {}
+    settings: dict[str, tuple[str, dict[str, Any]]] = {}
+    names: dict[str, str] = {}
+    for host in hosts:
+        other = names.setdefault(node_name(host), host)
+        if other != host:
+            raise AnsibleFilterError(
+                f"inventory hosts {other} and {host} are both {node_name(host)} for Slurm"
+            )
+        variables = hostvars[host]
+        name = str(variables.get("slurm_node_class", DEFAULT_CLASS))
+        own = {
+            "parameters": dict(variables.get("slurm_node_parameters") or {}),
+            "gres": [dict(gres) for gres in variables.get("slurm_gres") or []],
+        }
+        first, common = settings.setdefault(name, (host, own))
+        if own != common:
+            raise AnsibleFilterError(
+                f"{first} and {host} are both of slurm_node_class {name}, but differ in "
+                "slurm_node_parameters or slurm_gres: set these for the group that sets the class, "
+                "or make two classes of it"
+            )
+        members.setdefault(name, []).append(host)
+
+    classes = []
+    for name in sorted(members):
+        for gres in settings[name][1]["gres"]:
+            _check_gres(gres, name)
+        classes.append(
+            {
+                "name": name,
+                "nodes": fold(map(node_name, members[name])),
+                "representative": _representative(name, members[name], active, tried),
+                **settings[name][1],
+            }
+        )
+    return classes
+
+
+def slurm_files(
+    gathered: Sequence[Mapping[str, Any]],
+    *,
+    parameters: Sequence[Mapping[str, Any]],
+    partitions: Sequence[Mapping[str, Any]],
+    groups: Mapping[str, Sequence[str]],
+    cgroup_plugin: str = "auto",
+    cgroup_parameters: Mapping[str, Any] | None = None,
+) -> list[dict[str, str]]:
+    """Return the configuration files as dicts of name and content; slurm.conf is the last one.
+
+    *gathered* are the results of module slurm_hardware_facts in a loop over slurm_node_classes. Of the layers
+    of *parameters* the later ones win. *partitions* are those of the role; their nodes may use the hostlist
+    syntax of ClusterShell with the inventory's *groups* (``@gpu``).
+    Raises AnsibleFilterError, naming the variable that has to be mended.
+    """
+    classes = [
+        slurm_conf.NodeClass(
+            name=result["item"]["name"],
+            nodes=result["item"]["nodes"],
+            hardware=result["hardware"],
+            cgroup=result["cgroup"],
+            parameters=result["item"]["parameters"],
+            gres=result["item"]["gres"],
+        )
+        for result in gathered
+    ]
+    known = NodeSet.fromlist([node_class.nodes for node_class in classes])
+    try:
+        plugin = slurm_conf.cgroup_plugin(classes, cgroup_plugin)
+        settings = slurm_conf.merge(slurm_conf.plugin_parameters(plugin), *parameters)
+        return [
+            {
+                "name": "cgroup.conf",
+                "content": slurm_conf.render_cgroup_conf(plugin, cgroup_parameters or {}),
+            },
+            {"name": "gres.conf", "content": slurm_conf.render_gres_conf(classes)},
+            {
+                "name": "slurm.conf",
+                "content": slurm_conf.render_slurm_conf(
+                    settings, classes, _partitions(partitions, known, groups)
+                ),
+            },
+        ]
+    except slurm_conf.SlurmConfError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def _representative(name: str, hosts: Sequence[str], active: Collection[str], tried: Collection[str]) -> str:
+    """Return a host that answers, else (a run for other nodes) one that was not found silent."""
+    active, tried = set(active), set(tried)
+    for host in (*filter(active.__contains__, hosts), *(host for host in hosts if host not in tried)):
+        return host
+    raise AnsibleFilterError(
+        f"none of the {len(hosts)} nodes of slurm_node_class {name} answers, so its hardware is unknown: "
+        f"mend one of {fold(map(node_name, hosts))}"
+    )
+
+
+def _check_gres(gres: Mapping[str, Any], name: str) -> None:
+    """Raise AnsibleFilterError unless *gres* of class *name* has a name, a count, and as many files."""
+    where = f"slurm_gres of class {name}"
+    if not _NAME.fullmatch(str(gres.get("name", ""))):
+        raise AnsibleFilterError(f"{where}: {gres} needs a name such as gpu")
+    if not isinstance(gres.get("count"), int) or gres["count"] < 1:
+        raise AnsibleFilterError(f"{where}: {gres['name']} needs a count of 1 or more")
+    if gres.get("file") and len(NodeSet(gres["file"])) != gres["count"]:
+        raise AnsibleFilterError(
+            f"{where}: {gres['name']} has the count {gres['count']}, but file {gres['file']} names "
+            f"{len(NodeSet(gres['file']))}: make them equal"
+        )
+
+
+def _partitions(
+    partitions: Sequence[Mapping[str, Any]], known: NodeSet, groups: Mapping[str, Sequence[str]]
+) -> list[slurm_conf.Partition]:
+    result = []
+    for partition in partitions:
+        name, nodes = str(partition["name"]), str(partition["nodes"])
+        if not _NAME.fullmatch(name):
+            raise AnsibleFilterError(f"slurm_partitions: {name!r} is not a name of a partition")
+        if nodes != "ALL":
+            nodes = _resolve(name, nodes, known, groups)
+        result.append(slurm_conf.Partition(name, nodes, dict(partition.get("parameters") or {})))
+    return result
+
+
+def _resolve(partition: str, nodes: str, known: NodeSet, groups: Mapping[str, Sequence[str]]) -> str:
+    """Return the hostlist that *nodes* means, in which every node is one of *known*."""
+    computing = set(known)
+    source = {
+        group: fold(name for host in hosts if (name := host.split(".", maxsplit=1)[0]) in computing)
+        for group, hosts in groups.items()
+        if f"@{group}" in nodes
+    }
+    try:
+        wanted = NodeSet(nodes, resolver=GroupResolver(GroupSource("inventory", source)))
+    except NodeSetException as error:
+        raise AnsibleFilterError(f"slurm_partitions: nodes of {partition} can't be read: {error}") from error
+    if not wanted:
+        raise AnsibleFilterError(
+            f"slurm_partitions: {nodes!r} of {partition} names no node of group slurm_compute"
+        )
+    if strangers := wanted - known:
+        raise AnsibleFilterError(
+            f"slurm_partitions: {partition} has {strangers}, not in group slurm_compute, which is {known}"
+        )
+    return str(wanted)
+
+
+class FilterModule:
+    """What Ansible finds here."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "slurm_node_classes": slurm_node_classes,
+            "slurm_files": slurm_files,
+            "slurm_node_name": node_name,
+        }

@@ -1,0 +1,138 @@
+"""From the inventory to node classes and files."""
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+HARDWARE = {"CPUs": 4, "RealMemory": 16000}
+NO_CGROUP = {"version": 0, "controllers": []}
+PARAMETERS = [{"ClusterName": "lab", "SlurmctldParameters": ["enable_configless"]}]
+MAIN = [{"name": "main", "nodes": "ALL", "parameters": {"Default": True}}]
+
+
+@pytest.fixture
+def plugin(filter_plugin):
+    return filter_plugin("slurm")
+
+
+def classes(plugin, hostvars, active=None, tried=None):
+    hosts = list(hostvars)
+    return plugin.slurm_node_classes(hosts, hostvars, hosts if active is None else active, tried or hosts)
+
+
+def files(plugin, node_classes, partitions=MAIN, groups=None, **more):
+    gathered = [{"item": item, "hardware": HARDWARE, "cgroup": NO_CGROUP} for item in node_classes]
+    made = plugin.slurm_files(
+        gathered, parameters=PARAMETERS, partitions=partitions, groups=groups or {}, **more
+    )
+    return {file["name"]: file["content"] for file in made}
+
+
+def test_classes_are_folded_and_sorted(plugin):
+    gpu = {"slurm_node_class": "gpu", "slurm_gres": [{"name": "gpu", "count": 2}]}
+    found = classes(plugin, {"g2": gpu, "c3": {}, "c1.example.org": {}, "g1": gpu, "c2": {}})
+    assert [(item["name"], item["nodes"], item["representative"]) for item in found] == [
+        ("compute", "c[1-3]", "c3"),
+        ("gpu", "g[1-2]", "g2"),
+    ]
+    assert found[1]["gres"] == [{"name": "gpu", "count": 2}]
+
+
+def test_a_silent_node_does_not_speak_for_its_class(plugin):
+    assert classes(plugin, {"c1": {}, "c2": {}}, active=["c2"])[0]["representative"] == "c2"
+
+
+def test_in_a_run_for_others_a_node_that_was_not_tried_does(plugin):
+    assert (
+        classes(plugin, {"c1": {}, "c2": {}}, active=["head"], tried=["head", "c1"])[0]["representative"]
+        == "c2"
+    )
+
+
+def test_a_class_without_an_answer_is_named(plugin):
+    with pytest.raises(
+        AnsibleFilterError, match=r"none of the 2 nodes of slurm_node_class compute .* c\[1-2\]"
+    ):
+        classes(plugin, {"c1": {}, "c2": {}}, active=["head"], tried=["head", "c1", "c2"])
+
+
+@pytest.mark.parametrize(
+    "variable", [{"slurm_node_parameters": {"Weight": 2}}, {"slurm_gres": [{"name": "gpu", "count": 1}]}]
+)
+def test_nodes_of_one_class_are_equal(plugin, variable):
+    with pytest.raises(
+        AnsibleFilterError, match="c1 and c2 are both of slurm_node_class compute, but differ"
+    ):
+        classes(plugin, {"c1": {}, "c2": variable})
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3", "1c", "c_1!", ""])
+def test_what_is_no_name_is_refused(plugin, host):
+    with pytest.raises(AnsibleFilterError, match="ansible_host"):
+        classes(plugin, {host: {}})
+
+
+def test_two_hosts_with_one_name_are_refused(plugin):
+    with pytest.raises(AnsibleFilterError, match=r"c1\.a and c1\.b are both c1"):
+        classes(plugin, {"c1.a": {}, "c1.b": {}})
+
+
+@pytest.mark.parametrize(
+    ("gres", "message"),
+    [
+        ({"count": 1}, "needs a name"),
+        ({"name": "gpu"}, "needs a count"),
+        ({"name": "gpu", "count": 0}, "needs a count"),
+        (
+            {"name": "gpu", "count": 4, "file": "/dev/nvidia[0-2]"},
+            r"count 4, but file /dev/nvidia\[0-2\] names 3",
+        ),
+    ],
+)
+def test_bad_gres_names_the_class(plugin, gres, message):
+    with pytest.raises(AnsibleFilterError, match=f"slurm_gres of class compute: .*{message}"):
+        classes(plugin, {"c1": {"slurm_gres": [gres]}})
+
+
+def test_files_of_a_small_cluster(plugin):
+    made = files(plugin, classes(plugin, {"c1": {}, "c2": {}}))
+    assert list(made)[-1] == "slurm.conf"
+    assert made["cgroup.conf"].endswith("CgroupPlugin=disabled\n")
+    assert "NodeName=c[1-2] CPUs=4 RealMemory=15872\n" in made["slurm.conf"]
+    assert made["slurm.conf"].endswith("PartitionName=main Nodes=ALL Default=YES\n")
+
+
+def test_partitions_take_hostlists_and_groups(plugin):
+    found = classes(plugin, {"c1": {}, "c2.example.org": {}, "c3": {}, "g1": {}})
+    partitions = [{"name": "batch", "nodes": "@small,g1"}, {"name": "one", "nodes": "c[1-3]!c2"}]
+    groups = {"small": ["head", "c1", "c2.example.org"], "addresses": ["10.0.0.1"]}
+    text = files(plugin, found, partitions, groups)["slurm.conf"]
+    assert "PartitionName=batch Nodes=c[1-2],g1\n" in text
+    with pytest.raises(AnsibleFilterError):
+        files(plugin, found, [{"name": "one", "nodes": "c[1-"}])
+
+
+@pytest.mark.parametrize(
+    ("partition", "message"),
+    [
+        ({"name": "p", "nodes": "c[1-3]"}, r"p has c3, not in group slurm_compute, which is c\[1-2\]"),
+        ({"name": "p", "nodes": "c[1-"}, "nodes of p can't be read"),
+        ({"name": "p", "nodes": "@nobody"}, "names no node"),
+        ({"name": "p p", "nodes": "ALL"}, "not a name of a partition"),
+        ({"name": "p", "nodes": "ALL", "parameters": {"Max Time": 1}}, "slurm_partitions: p has the key"),
+    ],
+)
+def test_bad_partitions_are_named(plugin, partition, message):
+    with pytest.raises(AnsibleFilterError, match=message):
+        files(plugin, classes(plugin, {"c1": {}, "c2": {}}), [partition])
+
+
+def test_five_thousand_nodes_in_four_classes_are_few_lines(plugin):
+    kinds = {"compute": 4000, "fat": 500, "gpu": 400, "tpu": 100}
+    hostvars = {
+        f"{kind}{i:04}": {"slurm_node_class": kind} for kind, count in kinds.items() for i in range(count)
+    }
+    text = files(plugin, classes(plugin, hostvars))["slurm.conf"]
+    lines = [line for line in text.splitlines() if line.startswith(("NodeName", "NodeSet", "PartitionName"))]
+    assert len(hostvars) == 5000 and len(lines) == 5
+    assert "NodeName=compute[0000-3999] " in text
+    assert all(len(line) < 200 for line in lines)
