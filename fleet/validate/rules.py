@@ -1,0 +1,530 @@
+"""The rules an inventory is held to.
+
+Each rule is a generator over one :class:`_Inventory`; :func:`check_inventory` runs them all and never stops
+at the first finding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ClusterShell.NodeSet import NodeSet, NodeSetException
+from ClusterShell.NodeUtils import GroupResolver, GroupResolverError, GroupSource, GroupSourceError
+
+from fleet.validate.findings import Finding, Severity, ordered
+from fleet.validate.resolve import Resolved, UnresolvedError, contains_unknown, templates
+from fleet.validate.vocabulary import GROUPS, OTHER_GROUPS, SLURM_SWITCH, Vocabulary, guess, near
+from fleet.validate.written import Definition, Kind, Place, Written, read
+
+# RFC 1123, section 2.1: letters, digits and hyphens between dots, at most 63 in a label.
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+# Ansible's names for Python: others cannot be used in a template.
+_VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*")
+# What a role's prefix may be short of before a slip of the keyboard says nothing any more.
+_LONG_ENOUGH = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Inventory:
+    written: Written
+    vocabulary: Vocabulary
+    resolved: Resolved
+
+    def place(self, host: str, name: str) -> Place | None:
+        """Where a host is given a variable, or else where the host is named."""
+        own = (d for d in reversed(self.written.definitions) if d.name == name and host in d.hosts)
+        definition = next(own, None)
+        return Place(definition.file, definition.line) if definition else self.written.hosts.get(host)
+
+    def reach(self, definition: Definition) -> list[str]:
+        """The hosts a definition is for."""
+        hosts = definition.hosts if definition.kind == "host" else self.resolved.members(definition.owner)
+        return [host for host in hosts if host in self.resolved.own]
+
+
+def check_inventory(sources: Sequence[Path], project: Path) -> list[Finding]:
+    """Check an inventory against the roles of a checkout without contacting any node.
+
+    ``sources`` are files or directories as given to ``ansible-playbook -i``; ``project`` is the checkout,
+    whose ``roles/*/meta/argument_specs.yml`` say what is allowed.  Returns all findings, errors first; an
+    inventory is good if none of them has ``Severity.ERROR``.  Nothing in an inventory makes it raise.
+    """
+    project = project.absolute()
+    vocabulary = Vocabulary.of(project)
+    written = read(sources)
+    resolved = Resolved.of(written, project, vocabulary.defaults.values())
+    inventory = _Inventory(_with_unwritten(written, resolved), vocabulary, resolved)
+    return ordered([*written.findings, *(finding for rule in _RULES for finding in rule(inventory))])
+
+
+def _error(rule: str, what: str, mend: str, place: Place | None = None, where: str = "") -> Finding:
+    file, line = (place.file, place.line) if place else (None, None)
+    return Finding(Severity.ERROR, rule, what, mend, file=file, line=line, where=where)
+
+
+def _at(definition: Definition, rule: str, what: str, mend: str = "", where: str = "") -> Finding:
+    return Finding(
+        Severity.ERROR,
+        rule,
+        what,
+        mend,
+        definition.name,
+        definition.file,
+        definition.line,
+        where or definition.where,
+    )
+
+
+def fold(hosts: Iterable[str]) -> str:
+    """Host names as people write many of them: ``c1``, ``c2`` → ``c[1-2]``."""
+    names = sorted(hosts)
+    # Only names without an operator: NodeSet would take @storage for a group and ask for its nodes.
+    if all(map(_HOST_NAME.fullmatch, names)):
+        with contextlib.suppress(NodeSetException):
+            return str(NodeSet.fromlist(names))
+    return ",".join(names)
+
+
+def _hosts(names: Iterable[str]) -> str:
+    return f"host {fold(names)}"
+
+
+def _with_unwritten(written: Written, resolved: Resolved) -> Written:
+    """Add the variables that stand in files which are not YAML, as Ansible has them; the line is searched
+    for."""
+    known = {(d.kind, owner, d.name) for d in written.definitions for owner in (d.hosts or (d.owner,))}
+    others = [file for file in written.inventory_files if file.suffix not in {".yml", ".yaml", ".json"}]
+    texts = {file: file.read_text(encoding="utf-8", errors="replace").splitlines() for file in others}
+
+    def place(pattern: str) -> Place | None:
+        found = (
+            Place(file, number)
+            for file, lines in texts.items()
+            for number, line in enumerate(lines, 1)
+            if re.search(pattern, line)
+        )
+        return next(found, None)
+
+    by_kind: dict[Kind, Any] = {"group": resolved.manager.groups, "host": resolved.manager.hosts}
+    for kind, entities in by_kind.items():
+        for name, entity in entities.items():
+            for variable, value in entity.vars.items():
+                if (kind, name, variable) in known or variable in {"inventory_file", "inventory_dir"}:
+                    continue
+                found = place(rf"(^|\s){re.escape(variable)}\s*=")
+                if found is None:
+                    continue
+                hosts = (name,) if kind == "host" else ()
+                definition = Definition(variable, value, kind, name, hosts, found.file, found.line)
+                written.definitions.append(definition)
+    for group in resolved.manager.groups:
+        found = place(rf"^\[{re.escape(group)}[\]:]")
+        if found and group not in written.groups:
+            written.groups[group] = found
+    for host in resolved.manager.hosts:
+        if host not in written.hosts:
+            found = place(rf"^{re.escape(host)}(\s|$)")
+            written.hosts[host] = found or Place(next(iter(written.readable)))
+    return written
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+def _names(inventory: _Inventory) -> Iterator[Finding]:
+    """Variables that no role knows: a misspelt variable is otherwise silently without effect."""
+    vocabulary = inventory.vocabulary
+    known = vocabulary.names()
+    verdicts: dict[str, tuple[str, str, str] | None] = {}
+    for definition in inventory.written.definitions:
+        name = definition.name
+        if name not in verdicts:
+            verdicts[name] = None if name in known else _judge_name(name, vocabulary, known)
+        verdict = verdicts[name]
+        if verdict:
+            yield _at(definition, *verdict)
+
+
+def _judge_name(name: str, vocabulary: Vocabulary, known: set[str]) -> tuple[str, str, str] | None:
+    """Rule, mistake and mend for a variable that is not known, or None if it is the site's own."""
+    internal = vocabulary.owner(name[2:]) if name.startswith("__") else None
+    if internal:
+        return (
+            "internal-variable",
+            f"is internal to {_owner(internal)}",
+            "remove it; only documented variables are kept",
+        )
+    owner = vocabulary.owner(name)
+    if owner:
+        better = guess(name, vocabulary.options[owner]) or guess(name, known)
+        mend = f"did you mean {better}?" if better else f"see the variables of {_owner(owner)}"
+        return "unknown-variable", f"not a variable of {_owner(owner)}", mend
+    better = near(name, known)
+    if better:
+        return "misspelt-variable", "nothing reads this variable", f"did you mean {better}?"
+    head = name.partition("_")[0]
+    prefixes = [name[: at.start()] for at in re.finditer("_", name)] or [head]
+    for prefix in prefixes:
+        role = near(prefix, (role for role in vocabulary.options if len(role) >= _LONG_ENOUGH), reach=1)
+        if role:
+            what = f"nothing reads this variable; its prefix {prefix} is one letter away from {_owner(role)}"
+            better = guess(role + name.removeprefix(prefix), vocabulary.options[role])
+            return "misspelt-variable", what, f"did you mean {better or role + name.removeprefix(prefix)}?"
+    if not _VARIABLE_NAME.fullmatch(name):
+        return (
+            "variable-name",
+            "is no name for a variable",
+            "use letters, digits and _, not beginning with a digit",
+        )
+    return None
+
+
+def _owner(prefix: str) -> str:
+    return "the lab" if prefix == "lab" else f"role {prefix}"
+
+
+# --- values -------------------------------------------------------------------------------------------------
+
+
+def _values(inventory: _Inventory) -> Iterator[Finding]:
+    """Values against argument_specs, judged where they are written, even if something overrides them.
+
+    A template is evaluated once for each set of hosts for which it can turn out differently.
+    """
+    for definition in inventory.written.definitions:
+        option = inventory.vocabulary.option(definition.name)
+        # The address is not a role's variable, but every task on a node needs it.
+        if option is None and definition.name != "ansible_host":
+            continue
+        if contains_unknown(definition.value):
+            continue
+        failures: dict[tuple[str, frozenset[str], bool], list[str]] = defaultdict(list)
+        values = []
+        for host, value in _outcomes(inventory, definition):
+            if isinstance(value, UnresolvedError):
+                failures["" if value.missing else str(value), value.missing, value.broken].append(host)
+            else:
+                values.append(value)
+        found = (inventory.vocabulary.problem(definition.name, value) for value in values)
+        problems = list(dict.fromkeys(problem for problem in found if problem))
+        if problems:
+            more = f" (and {len(problems) - 1} more such values)" if problems[1:] else ""
+            yield _at(definition, "value", problems[0] + more, _meaning(option))
+        for (reason, missing, broken), hosts in failures.items():
+            yield from _unresolved(inventory, definition, hosts, missing, reason, broken=broken)
+
+
+def _outcomes(inventory: _Inventory, definition: Definition) -> Iterator[tuple[str, Any]]:
+    """What the value of a definition turns out to be, with a host for which it does; errors as values."""
+    if not any(templates(definition.value)):
+        yield "", definition.value
+        return
+    for host in inventory.resolved.representatives(inventory.reach(definition), definition.value):
+        try:
+            yield host, inventory.resolved.resolve(definition.value, host)
+        except UnresolvedError as error:
+            yield host, error
+
+
+def _unresolved(
+    inventory: _Inventory,
+    definition: Definition,
+    hosts: list[str],
+    missing: frozenset[str],
+    reason: str,
+    *,
+    broken: bool,
+) -> Iterator[Finding]:
+    for name in sorted(missing):
+        better = guess(name, inventory.resolved.context(hosts[0]).keys() - {definition.name})
+        mend = (
+            f"did you mean {better}?" if better else f"define {name} for these hosts, or give it a default()"
+        )
+        yield _at(
+            definition, "undefined", f"refers to {name}, which is not defined for {_hosts(hosts)}", mend
+        )
+    if broken:
+        yield _at(definition, "template", f"is a broken template: {reason}", "mend the braces and filters")
+    elif reason and not missing:
+        what = f"its value cannot be known yet: {reason}"
+        mend = "no mistake if it reads a file that is made later, such as the state of a lab that is not up"
+        yield replace(_at(definition, "not-known-yet", what, mend), severity=Severity.WARNING)
+
+
+def _meaning(option: Mapping[str, Any] | None) -> str:
+    text = (option or {}).get("description", "")
+    first = text[0] if isinstance(text, list) and text else text
+    return f"wanted: {' '.join(str(first).split())}" if first else ""
+
+
+def _required(inventory: _Inventory) -> Iterator[Finding]:
+    """Variables without a default that a role's nodes must have."""
+    if inventory.written.vaulted:  # they may stand in a file that is not readable here
+        return
+    for group, roles in GROUPS.items():
+        for name in (name for role in roles for name in inventory.vocabulary.required(role)):
+            lacking = [
+                h
+                for h in inventory.resolved.members(group)
+                if inventory.resolved.context(h).get(name) is None
+            ]
+            if lacking:
+                what = f"has no value, and role {inventory.vocabulary.owner(name)} has no default for it"
+                finding = _error("required", what, f"set it in group_vars/{group}.yml", where=_hosts(lacking))
+                yield replace(finding, variable=name, file=inventory.written.readable[0])
+
+
+# --- groups and hosts ---------------------------------------------------------------------------------------
+
+
+def _group_names(inventory: _Inventory) -> Iterator[Finding]:
+    """Groups that look like one the playbooks work on, and are not."""
+    for name, group in inventory.resolved.manager.groups.items():
+        best = None if name in _KNOWN_GROUPS else near(name.lower().replace("-", "_"), _KNOWN_GROUPS)
+        if name.lower().replace("-", "_") in _KNOWN_GROUPS and name not in _KNOWN_GROUPS:
+            best = name.lower().replace("-", "_")
+        if best is None:
+            continue
+        # slurm_compute_a below slurm_compute is a name somebody chose.
+        relatives = {other.name for other in (*group.get_ancestors(), *group.get_descendants())}
+        if best not in relatives:
+            what = "no playbook works on a group of this name"
+            yield _error(
+                "misspelt-group",
+                what,
+                f"did you mean {best}?",
+                inventory.written.groups.get(name),
+                f"group {name}",
+            )
+
+
+def _functional_groups(inventory: _Inventory) -> Iterator[Finding]:
+    """Nodes on which no playbook does anything."""
+    idle: dict[bool, list[str]] = defaultdict(list)
+    for host in inventory.resolved.own:
+        groups = inventory.resolved.groups(host)
+        if not groups & GROUPS.keys() and not _is_controller(inventory, host):
+            idle[all(group in OTHER_GROUPS or group.startswith("lab_") for group in groups)].append(host)
+    mend = f"put it in one of {', '.join(GROUPS)}"
+    for nowhere, hosts in idle.items():
+        place = inventory.written.hosts.get(hosts[0])
+        if nowhere:
+            yield _error("no-group", "in no group that gives a node a role", mend, place, _hosts(hosts))
+        else:
+            finding = _error(
+                "no-role", "in groups of the site only, so no role reaches it", mend, place, _hosts(hosts)
+            )
+            yield replace(finding, severity=Severity.WARNING)
+
+
+def _is_controller(inventory: _Inventory, host: str) -> bool:
+    # The machine Ansible runs on may stand in an inventory to carry settings.
+    return host == "localhost" or inventory.resolved.own[host].get("ansible_connection") == "local"
+
+
+def _host_names(inventory: _Inventory) -> Iterator[Finding]:
+    """Names that are no host names; Slurm and the hosts file take the inventory's."""
+    for host, place in inventory.written.hosts.items():
+        if _HOST_NAME.fullmatch(host):
+            continue
+        mend = "use letters, digits and hyphens between dots (RFC 1123)"
+        if "[" in host:
+            mend = "Ansible writes ranges with a colon: c[1:3], not c[1-3]"
+        yield _error("host-name", "is no valid host name", mend, place, f"host {host}")
+
+
+def _vars_files(inventory: _Inventory) -> Iterator[Finding]:
+    """Variable files that Ansible never reads, since what they are named after is not there."""
+    names = {"group": inventory.resolved.manager.groups, "host": inventory.resolved.manager.hosts}
+    for kind, owner, file in inventory.written.vars_files:
+        if owner in names[kind]:
+            continue
+        better = near(owner, names[kind]) or guess(owner, names[kind])
+        mend = f"did you mean {better}?" if better else f"add the {kind} to the inventory, or remove the file"
+        yield _error("orphan-file", f"is never read: there is no {kind} {owner}", mend, Place(file))
+
+
+# --- addresses ----------------------------------------------------------------------------------------------
+
+
+def _addresses(inventory: _Inventory) -> Iterator[Finding]:
+    """Two hosts at one address are one node that is configured twice."""
+    reported: set[frozenset[str]] = set()
+    for name in ("lab_address", "ansible_host"):
+        at: dict[object, list[str]] = defaultdict(list)
+        for host in inventory.resolved.own:
+            if _is_controller(inventory, host):
+                continue
+            address = _lookup(inventory, host, name) or (host if name == "ansible_host" else None)
+            if address is not None:
+                # Behind one address, ports can tell machines apart.
+                port = _lookup(inventory, host, "ansible_port") if name == "ansible_host" else None
+                at[_normal(address), str(port)].append(host)
+        for hosts in at.values():
+            if len(hosts) == 1 or frozenset(hosts) in reported:
+                continue
+            reported.add(frozenset(hosts))
+            address = _lookup(inventory, hosts[-1], name) or hosts[-1]
+            finding = _error(
+                "duplicate-address",
+                f"{address} is the address of {len(hosts)} hosts",
+                "give every host an address of its own",
+                inventory.place(hosts[-1], name),
+                _hosts(hosts),
+            )
+            yield replace(finding, variable=name)
+
+
+def _lab(inventory: _Inventory) -> Iterator[Finding]:
+    """Addresses inside the lab's network; the first one is the host's own bridge."""
+    for host in inventory.resolved.own:
+        if all(_lookup(inventory, host, name) is None for name in ("lab_name", "lab_network", "lab_address")):
+            continue
+        address, network = (
+            _parsed(_lookup(inventory, host, name)) for name in ("lab_address", "lab_network")
+        )
+        for name in ("lab_name", "lab_network", "lab_address"):
+            if name not in inventory.resolved.context(host):
+                finding = _error("lab-incomplete", "a node of the lab needs it", "", where=_hosts([host]))
+                yield replace(finding, variable=name, **_where(inventory.written.hosts.get(host)))
+        if not isinstance(address, ipaddress.IPv4Network) or not isinstance(network, ipaddress.IPv4Network):
+            continue
+        node = address.network_address
+        what = ""
+        if node not in network:
+            what = f"{node} is outside lab_network {network}"
+        elif node in {network.network_address, network.broadcast_address}:
+            what = f"{node} is the network or broadcast address of {network}"
+        elif node == network.network_address + 1:
+            what = f"{node} is the address of the lab's bridge"
+        if what:
+            mend = f"choose one from {network.network_address + 2} to {network.broadcast_address - 1}"
+            finding = _error("lab-address", what, mend, inventory.place(host, "lab_address"), _hosts([host]))
+            yield replace(finding, variable="lab_address")
+
+
+def _lookup(inventory: _Inventory, host: str, name: str) -> Any:
+    """A resolved value, or None; that it cannot be resolved is said where it is written."""
+    try:
+        return inventory.resolved.lookup(host, name)
+    except UnresolvedError:
+        return None
+
+
+def _normal(address: Any) -> object:
+    try:
+        return ipaddress.ip_address(str(address))
+    except ValueError:
+        return str(address).lower()
+
+
+def _parsed(value: Any) -> object:
+    try:
+        return ipaddress.IPv4Network(str(value))
+    except ValueError:
+        return None
+
+
+def _where(place: Place | None) -> dict[str, Any]:
+    return {"file": place.file, "line": place.line} if place else {}
+
+
+# --- Slurm --------------------------------------------------------------------------------------------------
+
+
+def _slurm(inventory: _Inventory) -> Iterator[Finding]:
+    """One controller, and one for the compute nodes."""
+    controllers = inventory.resolved.members("slurm_controller")
+    if len(controllers) > 1:
+        yield _error(
+            "controllers",
+            f"has {len(controllers)} hosts ({fold(controllers)}); a cluster has one controller",
+            "leave one; clusters beside each other need an inventory each",
+            inventory.written.groups.get("slurm_controller"),
+            "group slurm_controller",
+        )
+    managed = [
+        h
+        for h in inventory.resolved.members("slurm_compute")
+        if _lookup(inventory, h, SLURM_SWITCH) is not False
+    ]
+    if managed and not controllers:
+        mend = (
+            f"put one host in slurm_controller, or set {SLURM_SWITCH}: false where the site runs Slurm itself"
+        )
+        place = inventory.written.groups.get("slurm_compute")
+        yield _error(
+            "no-controller", "compute nodes without a slurm_controller", mend, place, _hosts(managed)
+        )
+
+
+def _slurm_names(inventory: _Inventory) -> Iterator[Finding]:
+    """Names Slurm cannot have: it takes the part before the first dot, which begins with a letter."""
+    for group in ("slurm_controller", "slurm_compute"):
+        for host in inventory.resolved.members(group):
+            if not host[0].isalpha():
+                mend = "name it as `hostname` does there, and put its address into ansible_host"
+                place = inventory.written.hosts.get(host)
+                yield _error("slurm-name", "has no name for Slurm", mend, place, f"host {host}")
+
+
+def _partitions(inventory: _Inventory) -> Iterator[Finding]:
+    """Hostlists of partitions: readable, with groups of the inventory, of compute nodes only."""
+    compute = NodeSet.fromlist([_short(host) for host in inventory.resolved.members("slurm_compute")])
+    groups = {
+        name: fold(names)
+        for name in inventory.resolved.manager.groups
+        if (names := {_short(host) for host in inventory.resolved.members(name)} & set(compute))
+    }
+    resolver = GroupResolver(GroupSource("inventory", groups))
+    for definition in inventory.written.definitions:
+        if definition.name != "slurm_partitions":
+            continue
+        for _, partitions in _outcomes(inventory, definition):
+            for partition in partitions if isinstance(partitions, list) else ():
+                nodes = partition.get("nodes") if isinstance(partition, dict) else None
+                if not isinstance(nodes, str) or nodes == "ALL":
+                    continue
+                try:
+                    wanted = NodeSet(nodes, resolver=resolver)
+                except (NodeSetException, GroupResolverError, GroupSourceError) as error:
+                    mend = "write a hostlist such as c[1-100],@group, with groups of the inventory"
+                    yield _at(definition, "hostlist", f"{nodes!r} is no hostlist: {error}", mend)
+                    continue
+                if wanted - compute:
+                    mend = "add them to slurm_compute, or take them out of the partition"
+                    yield _at(
+                        definition, "hostlist", f"{wanted - compute} is not in group slurm_compute", mend
+                    )
+                elif not wanted:
+                    mend = "name nodes, or a group of the inventory that has some"
+                    yield _at(definition, "hostlist", f"{nodes} names no node of group slurm_compute", mend)
+
+
+def _short(host: str) -> str:
+    return host.partition(".")[0]
+
+
+_KNOWN_GROUPS = (*GROUPS, *OTHER_GROUPS)
+_RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
+    _names,
+    _values,
+    _required,
+    _group_names,
+    _functional_groups,
+    _host_names,
+    _vars_files,
+    _addresses,
+    _lab,
+    _slurm,
+    _slurm_names,
+    _partitions,
+)

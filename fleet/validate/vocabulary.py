@@ -1,0 +1,196 @@
+"""What an inventory may say: the options of the roles and of the lab, and the groups the playbooks work
+on."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from fleet.lab.model import BACKENDS, LAB_NAME, LAB_VARIABLES
+from module_utils import apptainer_version
+
+# The groups the playbooks work on, and the roles their nodes get.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "apptainer": ("apptainer", "user_namespaces"),
+    "slurm_controller": ("slurm",),
+    "slurm_compute": ("slurm",),
+}
+# Groups that mean something without giving a node a role.
+OTHER_GROUPS = ("all", "ungrouped", "lab_repository")
+
+# False on nodes whose Slurm the site runs itself.
+SLURM_SWITCH = "slurm_manage"
+
+Options = Mapping[str, Mapping[str, Any]]
+
+# Which variables the lab has is its own knowledge; what a type cannot say is added here.
+_LAB_DETAILS: Options = {
+    "lab_name": {"description": "Name of the lab: a letter, then at most ten of a-z, 0-9 and -."},
+    "lab_network": {"description": "IPv4 network of the lab, e.g. 10.77.1.0/24."},
+    "lab_address": {"description": "IPv4 address of the node inside lab_network, e.g. 10.77.1.10."},
+    "lab_backend": {"description": "What the lab makes its nodes with.", "choices": list(BACKENDS)},
+    "lab_release": {"description": "Debian release of the node, e.g. trixie."},
+    "lab_packages": {"description": "Debian packages baked into the base image.", "elements": "str"},
+    "lab_users": {"description": "Normal users, with the same uid on every node.", "elements": "str"},
+    "lab_devices": {
+        "description": "Character devices made in the node.",
+        "elements": "dict",
+        "options": {
+            "path": {"type": "str", "required": True},
+            "major": {"type": "int", "required": True},
+            "minor": {"type": "int", "required": True},
+            "mode": {"type": "str"},
+        },
+    },
+}
+# In the form of a role's argument_specs.
+LAB_OPTIONS: Options = {
+    name: {"type": kind.__name__, **_LAB_DETAILS.get(name, {})} for name, kind in LAB_VARIABLES.items()
+}
+
+
+def _lab_name(value: Any) -> None:
+    if not LAB_NAME.fullmatch(str(value)):
+        raise ValueError(f"{value!r} is no name for a lab")
+
+
+_SMALLEST_PREFIX = 30
+
+
+def _network(value: Any) -> None:
+    # Apart from the network, the bridge and the broadcast address there must be one for a node.
+    if ipaddress.IPv4Network(str(value)).prefixlen > _SMALLEST_PREFIX:
+        raise ValueError(f"{value} has no room for a node; write a prefix of /{_SMALLEST_PREFIX} or less")
+
+
+# What a type and choices cannot say: each function raises ValueError with what is wrong.
+FORMATS: Mapping[str, Callable[[Any], object]] = {
+    "apptainer_version": apptainer_version.parse,
+    "lab_name": _lab_name,
+    "lab_network": _network,
+    "lab_address": lambda value: ipaddress.IPv4Address(str(value)),
+}
+
+
+@dataclass(slots=True)
+class Vocabulary:
+    """Options by the prefix that owns them (a role's name, or ``lab``)."""
+
+    options: dict[str, Options] = field(default_factory=dict)
+    defaults: dict[str, Path] = field(default_factory=dict)
+    _validators: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, project: Path) -> Vocabulary:
+        """The vocabulary of a checkout: ``roles/*/meta/argument_specs.yml`` (entry point ``main``) and the
+        lab.
+
+        A role without a readable specification knows no options, and its variables are not judged.
+        """
+        vocabulary = cls({"lab": LAB_OPTIONS})
+        for role in sorted(path for path in (project / "roles").glob("*") if path.is_dir()):
+            options = role_options(role)
+            if options is not None:
+                vocabulary.options[role.name] = options
+            if (role / "defaults" / "main.yml").is_file():
+                vocabulary.defaults[role.name] = role / "defaults" / "main.yml"
+        return vocabulary
+
+    def names(self) -> set[str]:
+        """Every known variable."""
+        return {name for options in self.options.values() for name in options}
+
+    def owner(self, name: str) -> str | None:
+        """The prefix a variable belongs to, the longest that fits: ``slurm_containers_x`` →
+        ``slurm_containers``."""
+        owners = [prefix for prefix in self.options if name.startswith(f"{prefix}_")]
+        return max(owners, key=len, default=None)
+
+    def option(self, name: str) -> Mapping[str, Any] | None:
+        """The specification of a variable, or None."""
+        return next((options[name] for options in self.options.values() if name in options), None)
+
+    def required(self, prefix: str) -> list[str]:
+        """The options of a role that have no default."""
+        return sorted(name for name, option in self.options.get(prefix, {}).items() if option.get("required"))
+
+    def problem(self, name: str, value: Any) -> str | None:
+        """What is wrong with a variable's value, judged by Ansible's own argument validation, or None.
+
+        Values of options marked ``no_log`` are never repeated.
+        """
+        option = self.option(name)
+        if option is None or value is None:
+            return None
+        if name not in self._validators:
+            self._validators[name] = ArgumentSpecValidator({name: {**option, "required": False}})
+        secret = bool(option.get("no_log"))
+        kind = option.get("type", "str")
+        # Ansible would turn a list or mapping into its text without a word.
+        if kind in {"str", "path"} and isinstance(value, list | dict):
+            return f"is a {'list' if isinstance(value, list) else 'mapping'}, not of type {kind}"
+        errors = self._validators[name].validate({name: value}).error_messages
+        if errors:
+            return f"does not fit type {kind} (secret, value not shown)" if secret else "; ".join(errors)
+        try:
+            FORMATS.get(name, bool)(value)
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+def role_options(role: Path) -> Options | None:
+    """The options of a role's entry point ``main``, or None where ``meta/argument_specs.yml`` says none.
+
+    Raises ``yaml.YAMLError`` for a file that is no YAML: a role that is broken is a bug of the project, not
+    of an inventory.
+    """
+    file = role / "meta" / "argument_specs.yml"
+    if not file.is_file():
+        return None
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    options = content.get("argument_specs", {}).get("main", {}).get("options")
+    return options if isinstance(options, dict) else None
+
+
+def near(name: str, known: Iterable[str], reach: int = 2) -> str | None:
+    """The known name that ``name`` is a slip of the keyboard away from: at most ``reach`` letters, or
+    None."""
+    others = (other for other in known if other != name and len(other) > 2 * reach)
+    distance, best = min(((slips(name, other, reach), other) for other in others), default=(reach + 1, ""))
+    return best if distance <= reach else None
+
+
+def guess(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like ``name``, or None; good enough for a question, not for a
+    judgement."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), 1)), None)
+
+
+def slips(a: str, b: str, limit: int) -> int:
+    """Insertions, deletions, substitutions and swaps of neighbours that make ``b`` of ``a``; ``limit`` + 1 if
+    more.
+
+    Optimal string alignment distance.
+    """
+    if abs(len(a) - len(b)) > limit:
+        return limit + 1
+    before: list[int] = []
+    last = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(last[j] + 1, row[-1] + 1, last[j - 1] + (x != y)))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                row[-1] = min(row[-1], before[j - 2] + 1)
+        if min(row) > limit:
+            return limit + 1
+        before, last = last, row
+    return min(last[-1], limit + 1)
