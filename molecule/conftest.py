@@ -1,0 +1,86 @@
+"""What the tests of all scenarios need: the nodes of the scenario's inventory, and playbooks that may fail.
+
+A test module names its nodes in ``testinfra_hosts``; they are reached as Ansible reaches them, with the
+ssh_config of the lab. The scenario is the one whose folder the test module is in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet.lab.model import lab_home, load_lab
+
+PROJECT = Path(__file__).resolve().parent.parent
+_RECAP = re.compile(r"^(?P<host>\S+)\s+: ok=\d+\s+changed=(?P<changed>\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How ``ansible-playbook`` ended: return code, everything it printed, and changed tasks per host."""
+
+    code: int
+    output: str
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Inventory name → number of tasks that changed something, or would."""
+        return {match["host"]: int(match["changed"]) for match in _RECAP.finditer(self.output)}
+
+
+def _scenario() -> Path:
+    # Molecule runs pytest in the folder of the scenario and says so.
+    return Path(os.environ.get("MOLECULE_SCENARIO_DIRECTORY", Path.cwd()))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Point testinfra at the lab of the scenario."""
+    inventory = _scenario() / "inventory"
+    if inventory.is_dir():
+        config.option.connection = "ssh"
+        config.option.ssh_config = str(lab_home(load_lab(inventory).name) / "ssh_config")
+
+
+@pytest.fixture(scope="session")
+def lab_state() -> Path:
+    """The folder of the scenario's lab, with ``repository.json`` in it."""
+    return lab_home(load_lab(_scenario() / "inventory").name)
+
+
+@pytest.fixture(scope="session")
+def repository(lab_state: Path) -> dict[str, Any]:
+    """The lab's package repository: ``url``, ``versions`` (oldest first), ``packages`` and more."""
+    facts: dict[str, Any] = json.loads((lab_state / "repository.json").read_text())
+    return facts
+
+
+@pytest.fixture(scope="session")
+def playbook() -> Callable[..., Result]:
+    """Run a playbook of the scenario: ``playbook("converge.yml", "--check", apptainer_version="1.2.3")``."""
+
+    def run(name: str, *options: str, **variables: object) -> Result:
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "ansible", "playbook"),
+                *("--inventory", str(_scenario() / "inventory"), "--extra-vars", json.dumps(variables)),
+                *options,
+                str(_scenario() / name),
+            ],
+            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return Result(ended.returncode, ended.stdout)
+
+    return run

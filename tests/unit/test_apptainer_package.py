@@ -1,0 +1,261 @@
+"""Apptainer's packages on a node: a small model of dpkg, apt and apptainer stands for the programs."""
+
+import re
+import stat
+
+import pytest
+
+from module_utils import apptainer_apt
+
+KEY = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDME\n=ts/W\n-----END PGP PUBLIC KEY BLOCK-----\n"
+REPOSITORY = {"url": "http://repo/", "suite": "lab", "component": "main", "key": KEY}
+
+
+class FakeNode:
+    """A node with apt. Tests set the attributes; `done` are the commands that would change a real node."""
+
+    def __init__(self, folder):
+        self.packages = {}  # what dpkg has
+        self.running = None  # what the program says, if it differs from what dpkg has
+        self.offered = ["1.4.6-2", "1.4.5-2"]
+        self.known = False  # whether apt has the repository's lists
+        self.broken_mirror = 0  # downloads that fail before one succeeds
+        self.done = []
+        self.starter = folder / "lib" / "apptainer" / "bin" / "starter-suid"
+        self.starter.parent.mkdir(parents=True)
+
+    def run(self, argv, **_):
+        name = argv[0].rsplit("/", 1)[-1]
+        return getattr(self, "run_" + name.replace("-", "_"))(argv)
+
+    def run_dpkg_query(self, argv):
+        shown = [f"{name} installed {self.packages[name]}" for name in argv[3:] if name in self.packages]
+        return int(len(shown) < len(argv[3:])), "".join(f"{row}\n" for row in shown), ""
+
+    def run_apptainer(self, argv):
+        if argv[1] == "--version":
+            said = self.running or self.packages["apptainer"].split("-")[0]
+            return 0, f"apptainer version {said}\n", ""
+        return 0, f"{self.starter.parents[2]}\n", ""
+
+    def run_apt_cache(self, _):
+        rows = [f" apptainer | {version} | http://repo lab/main amd64 Packages" for version in self.offered]
+        rows.append(" apptainer | 9.9.9-1 | http://elsewhere lab/main amd64 Packages")
+        return 0, "\n".join(rows if self.known else rows[-1:]), ""
+
+    def run_apt_get(self, argv):
+        if argv[1] == "update":
+            self.known = True
+            return 0, "", ""
+        changes = [
+            word for word in argv[2:] if re.match(r"[a-z-]+(=|-$|$)", word) and not word.startswith("-")
+        ]
+        changes = [word for word in changes if not word.startswith(("Dir::", "APT::", "Dpkg::", "DPkg::"))]
+        after = dict(self.packages)
+        lines = []
+        for word in changes:
+            package, _, version = word.partition("=")
+            if word.endswith("-"):
+                if after.pop(word[:-1], None):
+                    lines.append(f"Remv {word[:-1]} [{self.packages[word[:-1]]}]")
+            elif after.get(package) != (version or after.get(package, "")) or "--reinstall" in argv:
+                old = f" [{self.packages[package]}]" if package in self.packages else ""
+                lines.append(f"Inst {package}{old} ({version or '1.0'} Lab:1 [amd64])")
+                after[package] = version or "1.0"
+        if "--simulate" not in argv:
+            if self.broken_mirror:
+                self.broken_mirror -= 1
+                return 100, "", "E: Failed to fetch\n"
+            self.done.append(" ".join(argv))
+            self.packages = after
+            if "--reinstall" in argv:
+                self.running = None
+            if "apptainer-suid" in after:
+                self.set_starter(0o4755)
+            elif any(line.startswith("Remv") for line in lines):
+                self.starter.unlink()
+        return 0, "\n".join(lines), ""
+
+    def set_starter(self, mode):
+        self.starter.touch()
+        self.starter.chmod(mode)
+
+
+@pytest.fixture
+def node(tmp_path):
+    return FakeNode(tmp_path)
+
+
+@pytest.fixture
+def package(ansible_module, node, tmp_path, monkeypatch):
+    """The module, on that node, with the files of apt below tmp_path."""
+    runner = ansible_module("apptainer_package")
+    packages = runner.plugin.apptainer_packages
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "preferences").mkdir()
+    for name in ("SOURCES", "PREFERENCES"):
+        path = str(tmp_path / name.lower() / f"apptainer.{name.lower()}")
+        monkeypatch.setattr(packages, name, path)
+        monkeypatch.setattr(runner.plugin.apptainer_apt, name, path)
+    monkeypatch.setattr(packages, "LISTS", str(tmp_path / "lists"))
+    program = lambda name, **_: f"/usr/bin/{name}" if "apptainer" in node.packages else None  # noqa: E731
+    monkeypatch.setattr(packages.shutil, "which", program)
+    monkeypatch.setattr(packages.atomic_file.os, "fchown", lambda *_: None)
+    monkeypatch.setattr(runner.plugin.AnsibleModule, "run_command", lambda _, argv, **options: node.run(argv))
+    monkeypatch.setattr(runner.plugin.AnsibleModule, "get_bin_path", lambda _, name: f"/usr/bin/{name}")
+    count = iter(range(100))
+
+    def scratch(_):
+        folder = tmp_path / f"scratch{next(count)}"
+        folder.mkdir()
+        return str(folder)
+
+    monkeypatch.setattr(runner.plugin.AnsibleModule, "tmpdir", property(scratch))
+
+    def call(check=False, **arguments):
+        return runner(check=check, **{"version": "1.4.5", "repository": REPOSITORY, **arguments})
+
+    call.preferences = tmp_path / "preferences" / "apptainer.preferences"
+    call.sources = tmp_path / "sources" / "apptainer.sources"
+    return call
+
+
+def test_a_bare_node_gets_the_version_and_the_pin_and_then_nothing_more(package, node):
+    result = package(helpers=["squashfuse"])
+    assert result["changed"] and result["version"] == "1.4.5-2" and result["previous_version"] == ""
+    assert node.packages == {"apptainer": "1.4.5-2", "squashfuse": "1.0"}
+    assert "Pin: version 1.4.5-2\nPin-Priority: 1001" in package.preferences.read_text()
+    assert "Package: apptainer-suid\nPin: version *\nPin-Priority: -1" in package.preferences.read_text()
+    node.done.clear()
+    again = package(helpers=["squashfuse"])
+    assert not again["changed"] and again["version"] == "1.4.5-2" and not node.done and "diff" not in again
+
+
+def test_check_mode_on_a_bare_node_predicts_and_leaves_it_bare(package, node):
+    predicted = package(check=True)
+    assert not node.packages and not node.done and not package.sources.exists()
+    real = package()
+    assert {**predicted, "invocation": 0} == {**real, "invocation": 0}
+    assert real["transaction"] == ["install apptainer 1.4.5-2"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("1.4.5", "1.4.6"), ("1.4.6", "1.4.5"), ("1.4.5-2", "1.4.6-2")]
+)
+def test_up_and_down_with_the_setuid_package_in_the_same_transaction(package, node, first, second):
+    package(version=first, suid=True)
+    node.done.clear()
+    result = package(version=second, suid=True)
+    assert node.packages == {"apptainer": result["version"], "apptainer-suid": result["version"]}
+    assert len(node.done) == 1 and "--allow-downgrades" in node.done[0]
+
+
+def test_without_setuid_the_package_goes_in_the_same_transaction(package, node):
+    package(suid=True)
+    assert node.starter.stat().st_mode & stat.S_ISUID
+    node.done.clear()
+    result = package(version="1.4.6", suid=False)
+    assert result["transaction"] == ["install apptainer 1.4.6-2", "remove apptainer-suid 1.4.5-2"]
+    assert len(node.done) == 1 and not node.starter.exists()
+
+
+def test_a_setuid_starter_that_belongs_to_no_package_is_found_and_removed(package, node):
+    package()
+    node.set_starter(0o4755)
+    assert package(check=True)["changed"] and node.starter.exists()
+    assert package()["changed"] and not node.starter.exists()
+    assert not package()["changed"]
+
+
+def test_a_setuid_starter_that_lost_its_bit_is_installed_again(package, node):
+    package(suid=True)
+    node.set_starter(0o755)
+    assert package(suid=True)["changed"]
+    assert "--reinstall" in node.done[-1] and node.starter.stat().st_mode & stat.S_ISUID
+
+
+def test_a_program_that_says_another_version_is_installed_again(package, node):
+    package()
+    node.running = "1.4.4"
+    assert package()["changed"] and "--reinstall" in node.done[-1] and node.running is None
+
+
+def test_an_upgrade_that_changed_nothing_but_the_package_database_fails(package, node, monkeypatch):
+    package()
+    monkeypatch.setattr(node, "run_apptainer", lambda argv: (0, "apptainer version 1.4.5\n", ""))
+    result = package(version="1.4.6")
+    assert result["failed"] and "`apptainer --version` says 1.4.5" in result["msg"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_version_that_nobody_has_is_refused_before_anything_is_touched(package, node, check):
+    result = package(version="1.4.99", check=check)
+    assert result["failed"] and "apptainer_version" in result["msg"] and "1.4.6-2, 1.4.5-2" in result["msg"]
+    assert not node.done and not package.sources.exists() and not package.preferences.exists()
+
+
+def test_a_version_of_another_source_than_the_repository_does_not_count(package):
+    assert "can't be had" in package(version="9.9.9")["msg"]
+    assert package(version="9.9.9", repository=None)["version"] == "9.9.9-1"
+
+
+def test_another_build_of_the_wanted_release_is_no_reason_to_move(package, node):
+    package()
+    node.offered = ["1.4.5-3", "1.4.5-2"]
+    assert not package()["changed"]
+    package.preferences.unlink()
+    assert package()["version"] == "1.4.5-2"
+    assert package(version="1.4.5-3")["version"] == "1.4.5-3"
+
+
+def test_lists_that_are_out_of_date_are_fetched_again(package, node):
+    node.broken_mirror = 1
+    assert package()["changed"] and node.packages["apptainer"] == "1.4.5-2"
+    node.broken_mirror = 2
+    result = package(version="1.4.6")
+    assert result["failed"] and "Failed to fetch" in result["msg"]
+    # A pin to a version that could not be installed would let the next upgrade try it.
+    assert "1.4.5-2" in package.preferences.read_text()
+
+
+def test_the_source_goes_when_no_repository_is_wanted_any_more(package):
+    package()
+    assert package.sources.exists()
+    package(repository=None)
+    assert not package.sources.exists()
+
+
+def test_a_key_that_is_none_is_refused(package, node):
+    result = package(repository={**REPOSITORY, "key": "binary"})
+    assert result["failed"] and "ASCII-armored" in result["msg"] and not node.done
+
+
+def test_a_node_without_apt_is_refused_by_its_name(package, monkeypatch, ansible_module):
+    runner = ansible_module("apptainer_package")
+    release = b'NAME="Rocky Linux"\nPRETTY_NAME="Rocky Linux 9.4 (Blue Onyx)"\n'
+    monkeypatch.setattr(runner.plugin.AnsibleModule, "get_bin_path", lambda _, name: None)
+    monkeypatch.setattr(runner.plugin.atomic_file, "read", lambda _: release)
+    result = runner(version="1.4.5")
+    assert result["failed"] and result["msg"].startswith("Rocky Linux 9.4 (Blue Onyx) has no apt")
+
+
+def test_the_key_stands_inside_the_source_without_an_empty_line():
+    text = apptainer_apt.sources(apptainer_apt.Repository(**REPOSITORY))
+    assert "Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mDME\n" in text
+    assert all(line.startswith(" ") or ": " in line or line.endswith(":") for line in text.splitlines())
+
+
+def test_what_apt_says_is_read():
+    assert apptainer_apt.installed("apptainer installed 1.4.5-2\nfoo config-files 1\n") == {
+        "apptainer": "1.4.5-2"
+    }
+    simulation = (
+        "NOTE: This is only a simulation!\nInst libfuse3 (3.17 Debian:13 [amd64]) []\n"
+        "Inst apptainer [1.4.6-2] (1.4.5-2 Lab:1 [amd64])\nRemv apptainer-suid [1.4.6-2]\n"
+        "Conf apptainer (1.4.5-2)\n"
+    )
+    assert apptainer_apt.planned(simulation) == [
+        ("install", "libfuse3", "3.17", ""),
+        ("install", "apptainer", "1.4.5-2", "1.4.6-2"),
+        ("remove", "apptainer-suid", "", "1.4.6-2"),
+    ]
