@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fleet.errors import FleetError
-from fleet.lab.cache import locked
 from fleet.lab.fanout import run_on_nodes
-from fleet.lab.host import ask_for_mirror, check_host, install_packages, missing_packages
-from fleet.lab.lab import Stage, carry_out, is_running, known_labs, lab_lock, plan_down, plan_up, wait_for_ssh
+from fleet.lab.host import check_host, missing_packages
+from fleet.lab.lab import Stage, bring_up, is_running, known_labs, plan_down, plan_up, take_down
 from fleet.lab.model import Lab, load_lab
 from fleet.lab.nspawn import node_home
 from fleet.paths import PROJECT
@@ -52,32 +51,23 @@ def lab() -> None:
 )
 def up(inventory: Path, dry_run: bool, install_host_packages: bool) -> None:
     """Make and boot the nodes that are missing; change nothing that is as it should be."""
-    ask_for_mirror()
     wanted = load_lab(inventory)
-    packages = missing_packages()
-    if install_host_packages and packages:
-        console.print(f"{'would install' if dry_run else 'installing'} on this machine: {' '.join(packages)}")
-        if not dry_run:
-            install_packages(packages)
-    lacks = check_host()
-    if lacks and dry_run:
-        console.print("\n".join(f"this machine: {line}" for line in lacks))
-        if missing_packages():
-            return  # what else is to be done can only be said with these programs
-    elif lacks:
-        raise FleetError("this machine cannot carry a lab yet:\n  " + "\n  ".join(lacks))
     if dry_run:
-        _show(plan_up(wanted), f"lab {wanted.name}")
-        return
-    with locked(lab_lock(wanted.name)):
-        stages = plan_up(wanted)
-        carry_out(stages, _report)
-        if stages:
-            _report("wait for SSH", wait_for_ssh(wanted))
-    if not stages:
-        console.print(f"lab {wanted.name}: {len(wanted.nodes)} nodes, nothing to change")
-    else:
+        _say_what_up_would_do(wanted, install_host_packages)
+    elif bring_up(wanted, _report, install_host_packages=install_host_packages):
         console.print(f"lab {wanted.name} is up: {NodeSet.fromlist([node.name for node in wanted.nodes])}")
+    else:
+        console.print(f"lab {wanted.name}: {len(wanted.nodes)} nodes, nothing to change")
+
+
+def _say_what_up_would_do(wanted: Lab, install_host_packages: bool) -> None:
+    missing = missing_packages()
+    if missing and install_host_packages:
+        console.print(f"would install on this machine: {' '.join(missing)}")
+    for line in check_host():
+        console.print(f"this machine: {line}", markup=False)
+    if not missing:  # without these programs nobody knows what is there already
+        _show(plan_up(wanted), f"lab {wanted.name}")
 
 
 @lab.command()
@@ -89,14 +79,12 @@ def down(inventory: Path, name: str | None, all_labs: bool, dry_run: bool) -> No
     """Remove everything a lab has on this machine but the cache; also after a crash."""
     names = known_labs() if all_labs else [name or load_lab(inventory).name]
     for lab_name in names:
-        lock = lab_lock(lab_name)
         if dry_run:
             _show(plan_down(lab_name), f"lab {lab_name}")
-            continue
-        with locked(lock):
-            stages = plan_down(lab_name)
-            carry_out(stages, lambda *_: None)
-        console.print(f"lab {lab_name}: {'down' if stages else 'nothing to remove'}")
+        elif take_down(lab_name):
+            console.print(f"lab {lab_name}: down")
+        else:
+            console.print(f"lab {lab_name}: nothing to remove")
 
 
 @lab.command()

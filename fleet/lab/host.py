@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import os
 import platform
 import shutil
@@ -11,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.errors import FleetError
+from fleet.lab.cache import cache_key
+from fleet.lab.model import lab_cache
 
 #: Program → Debian and Ubuntu package that has it.
 PROGRAMS = {
@@ -110,26 +114,36 @@ def debian_mirror(configured: str) -> Mirror:
 
 
 @functools.cache
-def ask_for_mirror() -> subprocess.Popen[str] | None:
-    """Start asking APT for its sources, which takes 0.7 s; the answer is for :func:`debian_mirror`."""
+def _mirror_of_this_machine() -> str:
+    """URL of the first Debian archive in this machine's APT sources; empty if there is none.
+
+    APT takes 0.7 s for the answer, so it is kept until the sources or the fetched lists change.
+    """
+    state = [
+        (str(path), path.stat().st_mtime_ns)
+        for place in ("/etc/apt/sources.list", "/etc/apt/sources.list.d", "/var/lib/apt/lists")
+        for path in (Path(place), *sorted(Path(place).glob("*.[ls]*")))
+        if path.exists()
+    ]
+    note = lab_cache() / "mirror.json"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        known = json.loads(note.read_text())
+        if known["key"] == cache_key({"sources": state}):
+            return str(known["url"])
     if not shutil.which("apt-get"):
-        return None
-    return subprocess.Popen(
+        return ""
+    answer = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
         text=True,
-    )
-
-
-@functools.cache
-def _mirror_of_this_machine() -> str:
-    """URL of the first Debian archive in this machine's APT sources; empty if there is none."""
-    question = ask_for_mirror()
-    answer = question.communicate()[0] if question else ""
+        check=False,
+    ).stdout
     lines = (line.split("|", 2) for line in answer.splitlines())
-    return next((url for origin, label, url in lines if (origin, label) == ("Debian", "Debian")), "")
+    url = next((url for origin, label, url in lines if (origin, label) == ("Debian", "Debian")), "")
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"key": cache_key({"sources": state}), "url": url}))
+    return url
 
 
 def debian_architecture() -> str:

@@ -23,7 +23,8 @@ from pathlib import Path
 from fleet.errors import FleetError
 from fleet.lab import network
 from fleet.lab.backend import Backend
-from fleet.lab.host import debian_mirror
+from fleet.lab.cache import locked
+from fleet.lab.host import check_host, debian_mirror, install_packages, missing_packages
 from fleet.lab.model import LAB_NAME, Lab, Node, bridge_name, lab_home
 from fleet.lab.nspawn import Nspawn, node_home
 from fleet.lab.repository import PackageRepository
@@ -115,6 +116,41 @@ def carry_out(stages: list[Stage], report: Callable[[str, float], None]) -> None
         started = time.monotonic()
         stage.run()
         report(stage.title, time.monotonic() - started)
+
+
+def bring_up(lab: Lab, report: Callable[[str, float], None], *, install_host_packages: bool = False) -> bool:
+    """Make and boot what is missing of a lab, and wait until all its nodes can be reached.
+
+    :param report: called after each stage with its title and its duration in seconds.
+    :param install_host_packages: first install the packages that this machine lacks.
+    :returns: whether there was anything to do.
+    :raises FleetError: this machine cannot carry a lab, or a stage failed; ``up`` can be run again then.
+    """
+    missing = missing_packages()
+    if install_host_packages and missing and os.geteuid() == 0:
+        started = time.monotonic()
+        install_packages(missing)
+        report("host packages", time.monotonic() - started)
+    lacks = check_host()
+    if lacks:
+        raise FleetError("this machine cannot carry a lab yet:\n  " + "\n  ".join(lacks))
+    with locked(lab_lock(lab.name)):
+        stages = plan_up(lab)
+        carry_out(stages, report)
+        if stages:
+            report("wait for SSH", wait_for_ssh(lab))
+    return bool(stages)
+
+
+def take_down(lab_name: str) -> bool:
+    """Remove all that the lab of that name has on this machine but the cache.
+
+    :returns: whether there was anything to remove.
+    """
+    with locked(lab_lock(lab_name)):
+        stages = plan_down(lab_name)
+        carry_out(stages, lambda *_: None)
+    return bool(stages)
 
 
 def lab_lock(lab_name: str) -> Path:

@@ -161,7 +161,9 @@ def hosts_block_complete(lab: Lab) -> bool:
 
 def write_hosts_block(lab: Lab) -> None:
     """Put the lab's names into /etc/hosts, in place of an older block."""
-    _replace_hosts(_without_block(HOSTS_FILE.read_text(), lab.name) + host_block(lab))
+    others = _without_block(HOSTS_FILE.read_text(), lab.name)
+    newline = "\n" if others and not others.endswith("\n") else ""
+    _replace_hosts(others + newline + host_block(lab))
 
 
 def remove_hosts_block(lab_name: str) -> None:

@@ -62,7 +62,7 @@ class PackageRepository:
         return cached(self.folder, self._make)
 
     def facts(self, lab: Lab) -> dict[str, Any]:
-        """What roles need: url, suite, component, key, versions (oldest first), packages (of each version)."""
+        """What roles need: url, suite, component, key, versions (oldest first), packages (one a version)."""
         server = lab.repository_server
         contents: dict[str, Any] = json.loads((self.folder / "contents.json").read_text())
         return {

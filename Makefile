@@ -1,0 +1,56 @@
+# Short targets; everything they need goes into .venv, at the versions of the lock files.
+PYTHON ?= python3
+BIN := .venv/bin
+export FLEET_DEMO_STARTED ?= $(shell date +%s.%N)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+PIP_COMPILE_FLAGS := --quiet --generate-hashes --allow-unsafe --strip-extras --build-deps-for=editable \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+.PHONY: help demo test lint unit molecule docs lock clean bench
+
+help:               ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+demo: $(BIN)/.runtime    ## Cluster up, configured, a container job run on it; asserts every step
+	fleet demo --install-host-packages
+
+test: lint unit molecule   ## Everything: linters, unit and property tests, lab tests, Molecule scenarios
+
+lint: $(BIN)/.dev   ## Linters, types, and whether generated pages are fresh
+	ruff check . && ruff format --check . && mypy && yamllint --strict . && ansible-lint --offline && fleet docs --check
+
+unit: $(BIN)/.dev   ## Unit and property tests: no node, no root
+	pytest --numprocesses=auto
+
+molecule: $(BIN)/.dev   ## Lab tests and Molecule scenarios on booted nodes (root)
+	tests/integration/run
+
+bench: $(BIN)/.runtime  ## Figures of this machine; nothing is asserted
+	tests/bench/lab_boot
+
+docs: $(BIN)/.dev   ## Write role READMEs and reference pages anew
+	fleet docs
+
+lock:               ## Resolve the ranges of pyproject.toml into the lock files anew
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet 'pip-tools>=7.4,<8'
+	build/lock/bin/pip-compile $(PIP_COMPILE_FLAGS) --output-file=requirements.lock pyproject.toml
+	build/lock/bin/pip-compile $(PIP_COMPILE_FLAGS) --extra=dev --output-file=requirements-dev.lock pyproject.toml
+
+clean:              ## Take all labs down, remove the environment and the cache
+	-$(BIN)/fleet lab down --all
+	rm -rf .venv .ansible build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/apptainer-fleet"
+
+$(BIN)/.runtime: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(BIN)/.dev: requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@ $(BIN)/.runtime

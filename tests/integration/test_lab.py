@@ -1,0 +1,266 @@
+"""The lab on this machine: it does what it says, and leaves nothing, however it ends.
+
+Needs root, and a machine where nothing else starts processes, mounts or links meanwhile. Where that cannot
+be had, LAB_TEST_BUSY_MACHINE=1 compares only what can be told to be these labs' by name.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fleet.lab.run import marked_processes
+
+NODES = {"a": {"lab_address": "10.77.99.11"}, "b": {"lab_address": "10.77.99.12"}}
+KILLS = 10
+BUSY = os.environ.get("LAB_TEST_BUSY_MACHINE") == "1"
+OURS = re.compile(rb"itlab|10\.77\.9[89]\.|pytest-")
+
+
+def write_inventory(folder: Path, name: str, network: str, hosts: dict) -> Path:
+    path = folder / f"{name}.yml"
+    variables = {"lab_name": name, "lab_network": network}
+    groups = {"lab_repository": {"hosts": {next(iter(hosts)): None}}}
+    path.write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": variables, "children": groups}}))
+    return path
+
+
+def fleet(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    argv = [str(Path(sys.executable).with_name("fleet")), "lab", *map(str, arguments)]
+    return subprocess.run(
+        argv, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
+    )
+
+
+def succeed(*arguments: str | Path, env: dict[str, str] | None = None) -> str:
+    result = fleet(*arguments, env=env)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def host_state() -> dict[str, list[str]]:
+    """What a lab could leave behind on this machine."""
+
+    def said(*argv: str) -> list[str]:
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    state = {
+        "mounts": [line.split(" ", 2)[2] for line in Path("/proc/self/mountinfo").read_text().splitlines()],
+        "links": [line.split(": ")[1] for line in said("ip", "-oneline", "link")],
+        "nft": said("nft", "list", "ruleset"),
+        "processes": [f"{pid} {command}" for pid, command in processes()],
+        "hosts": Path("/etc/hosts").read_text().splitlines(),
+        "forwarding": [] if BUSY else [Path("/proc/sys/net/ipv4/ip_forward").read_text()],
+        "nspawn": [p.name for p in Path("/run/systemd/nspawn").rglob("*")],
+    }
+    if BUSY:
+        state = {
+            what: [line for line in lines if OURS.search(line.encode())] for what, lines in state.items()
+        }
+    return {what: sorted(lines) for what, lines in state.items()}
+
+
+def processes() -> Iterator[tuple[int, str]]:
+    """All but kernel threads, which have no command line, and what this test has just asked something."""
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes()
+            parent = int((folder / "stat").read_text().rsplit(") ", 1)[1].split()[1])
+            if BUSY:  # a node's own processes are told by the file systems they see
+                command += (folder / "mountinfo").read_bytes()
+        except OSError:
+            continue
+        if command and parent != os.getpid():
+            yield int(folder.name), command.decode(errors="replace")
+
+
+def assert_host_is_as(before: dict[str, list[str]]) -> None:
+    """The kernel frees namespaces a moment after their last process; nothing else may take time."""
+    deadline = time.monotonic() + 3
+    while (after := host_state()) != before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for what, value in before.items():
+        assert after[what] == value, what
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images() -> None:
+    """Make what is cached before anything is timed or killed."""
+    Path("/run/systemd/nspawn").mkdir(parents=True, exist_ok=True)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Path]:
+    inventory = write_inventory(tmp_path, "itlab", "10.77.99.0/24", NODES)
+    yield inventory
+    fleet("down", "--name", "itlab")
+
+
+def test_up_status_exec_and_down_leaves_nothing(lab: Path) -> None:
+    before = host_state()
+    assert fleet("status", "-i", lab).returncode == 3
+    succeed("up", "-i", lab)
+    assert fleet("status", "-i", lab).returncode == 0
+    assert succeed("exec", "-i", lab, "id -u") == "a,b\n0\n"
+    assert fleet("exec", "-i", lab, "-w", "b", "exit 7").returncode == 7
+    assert "not in lab" in fleet("exec", "-i", lab, "-w", "c[1-9]", "true").stderr
+    assert succeed("ssh", "-i", lab, "b", "hostname") == "b\n"
+    assert "Login Prompts" in succeed("logs", "-i", lab, "a")
+    succeed("down", "-i", lab)
+    assert_host_is_as(before)
+
+
+def test_nodes_are_real_and_know_each_other(lab: Path) -> None:
+    succeed("up", "-i", lab)
+    assert succeed("exec", "-i", lab, "ps -p 1 -o comm=") == "a,b\nsystemd\n"
+    failed = "systemctl is-system-running --wait >/dev/null; systemctl --failed --no-legend --plain"
+    assert succeed("exec", "-i", lab, failed) == ""
+    assert "a.itlab.internal" in succeed("ssh", "-i", lab, "b", "getent hosts a")
+    assert (
+        "10.77.99.12"
+        in subprocess.run(
+            ["getent", "hosts", "b.itlab.internal"], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    assert "crw-rw-rw-" in succeed("ssh", "-i", lab, "a", "ls -l /dev/fuse")
+    identities = succeed("exec", "-i", lab, "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub")
+    assert not identities.startswith("a,b\n"), "two nodes share an identity"
+    # The repository is signed, has two versions of both packages, and a node takes it by its key alone.
+    fetch = "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://a:8080/dists/lab/InRelease\").status)'"
+    assert succeed("ssh", "-i", lab, "b", fetch).strip() == "200"
+
+
+def test_second_up_changes_nothing(lab: Path) -> None:
+    succeed("up", "-i", lab)
+    first = succeed(
+        "exec", "-i", lab, "cat /proc/sys/kernel/random/boot_id /etc/machine-id; stat -c %Y /proc/1"
+    )
+    assert "nothing to change" in succeed("up", "-i", lab)
+    assert "nothing to do" in succeed("up", "-i", lab, "--dry-run")
+    assert first == succeed(
+        "exec", "-i", lab, "cat /proc/sys/kernel/random/boot_id /etc/machine-id; stat -c %Y /proc/1"
+    )
+
+
+def test_dry_runs_say_all_and_do_nothing(lab: Path) -> None:
+    before = host_state()
+    said = succeed("up", "-i", lab, "--dry-run")
+    for expected in (
+        "bridge lab-itlab",
+        "nft table ip fleet_lab_itlab",
+        "/etc/hosts",
+        "boot node a",
+        "boot node b",
+    ):
+        assert expected in said
+    assert_host_is_as(before)
+    succeed("up", "-i", lab)
+    said = succeed("down", "-i", lab, "--dry-run")
+    assert "bridge lab-itlab" in said
+    assert fleet("status", "-i", lab).returncode == 0
+
+
+def test_two_labs_side_by_side(lab: Path, tmp_path: Path) -> None:
+    before = host_state()
+    other = write_inventory(tmp_path, "itlab2", "10.77.98.0/24", {"a": {"lab_address": "10.77.98.11"}})
+    try:
+        succeed("up", "-i", lab)
+        succeed("up", "-i", other)
+        ours, theirs = (succeed("ssh", "-i", path, "a", "cat /etc/machine-id") for path in (lab, other))
+        assert ours != theirs
+        succeed("down", "-i", lab)
+        assert succeed("ssh", "-i", other, "a", "true") == ""
+        assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == "1\n"
+    finally:
+        fleet("down", "--name", "itlab2")
+    assert_host_is_as(before)
+
+
+def test_a_network_in_use_is_refused_before_anything_is_made(lab: Path, tmp_path: Path) -> None:
+    succeed("up", "-i", lab)
+    other = write_inventory(tmp_path, "itlab2", "10.77.99.0/25", {"x": {"lab_address": "10.77.99.20"}})
+    before = host_state()
+    refused = fleet("up", "-i", other)
+    assert refused.returncode == 1
+    assert "lab_network 10.77.99.0/25: 10.77.99.0/24 is on lab-itlab already" in refused.stderr
+    assert "mend: " in refused.stderr
+    assert_host_is_as(before)
+
+
+def test_a_node_that_lost_its_power_boots_again_with_its_disk(lab: Path) -> None:
+    succeed("up", "-i", lab)
+    succeed("ssh", "-i", lab, "a", "echo kept > /root/kept; sync")
+    holder = next(
+        p for p in marked_processes("itlab") if b"nodes/a/" in Path(f"/proc/{p}/cmdline").read_bytes()
+    )
+    os.kill(holder, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while fleet("status", "-i", lab).returncode == 0 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert fleet("status", "-i", lab).returncode == 3
+    said = succeed("up", "-i", lab)
+    assert "boot" in said
+    assert succeed("ssh", "-i", lab, "a", "cat /root/kept") == "kept\n"
+
+
+def test_a_node_joins_and_leaves_with_the_inventory(lab: Path, tmp_path: Path) -> None:
+    succeed("up", "-i", lab)
+    machine = succeed("ssh", "-i", lab, "a", "cat /etc/machine-id")
+    write_inventory(tmp_path, "itlab", "10.77.99.0/24", {**NODES, "c": {"lab_address": "10.77.99.13"}})
+    succeed("up", "-i", lab)
+    assert "10.77.99.13" in succeed("ssh", "-i", lab, "a", "getent hosts c")
+    assert succeed("ssh", "-i", lab, "a", "cat /etc/machine-id") == machine
+    write_inventory(tmp_path, "itlab", "10.77.99.0/24", NODES)
+    succeed("up", "-i", lab)
+    assert fleet("ssh", "-i", lab, "c", "true").returncode == 1
+    assert not any(b"nodes/c/" in Path(f"/proc/{p}/cmdline").read_bytes() for p in marked_processes("itlab"))
+
+
+def test_killed_up_leaves_nothing_after_down(lab: Path) -> None:
+    succeed("up", "-i", lab)  # caches are warm then: every kill hits the work on the host
+    started = time.monotonic()
+    succeed("down", "-i", lab)
+    succeed("up", "-i", lab)
+    usual = time.monotonic() - started
+    succeed("down", "-i", lab)
+    before = host_state()
+    for kill in range(KILLS):
+        moment = random.uniform(0.2, usual)  # noqa: S311
+        _kill_up_after(lab, moment)
+        if kill % 2:
+            succeed("up", "-i", lab)
+            assert succeed("exec", "-i", lab, "true") == ""
+        succeed("down", "-i", lab)
+        assert_host_is_as(before), f"kill {kill} after {moment:.2f} s"
+
+
+@pytest.mark.parametrize("moment", [3.0, 12.0])
+def test_killed_image_build_leaves_nothing_after_down(lab: Path, tmp_path: Path, moment: float) -> None:
+    before = host_state()
+    cold = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    _kill_up_after(lab, moment, env=cold)
+    assert list((tmp_path / "cache").rglob("*.part")), "the kill came too early or too late"
+    succeed("down", "-i", lab, env=cold)
+    assert_host_is_as(before)
+
+
+def _kill_up_after(inventory: Path, seconds: float, env: dict[str, str] | None = None) -> None:
+    argv = [str(Path(sys.executable).with_name("fleet")), "lab", "up", "-i", str(inventory)]
+    victim = subprocess.Popen(
+        argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **(env or {})}
+    )
+    time.sleep(seconds)
+    victim.kill()
+    victim.wait()
