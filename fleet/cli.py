@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
-from rich.console import Console
 
 from fleet import __version__
 from fleet.errors import FleetError
-from fleet.lab.cli import lab
-from fleet.paths import PROJECT
+
+COMMANDS = {
+    "demo": "fleet.demo:command",
+    "docs": "fleet.docs:command",
+    "lab": "fleet.lab.cli:lab",
+    "validate": "fleet.validate.cli:validate",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Imports a command when it is called: Ansible's own code takes half a second that few of them need."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fleet")
 def cli() -> None:
     """Run Apptainer on a fleet of nodes: try it in a lab, check it, roll it out."""
-
-
-cli.add_command(lab)
-
-
-@cli.command()
-@click.option(
-    "--install-host-packages", is_flag=True, help="Install what this machine lacks (Debian, Ubuntu)."
-)
-def demo(install_host_packages: bool) -> None:
-    """Act out the main job on a lab: build, sign, transfer, publish, run through Slurm."""
-    # Half a second of imports that no other command needs.
-    from fleet.demo import run_demo  # noqa: PLC0415
-
-    passed = run_demo(
-        PROJECT / "inventories/lab",
-        Console(highlight=False),
-        install_host_packages=install_host_packages,
-    )
-    sys.exit(0 if passed else 1)
 
 
 def main() -> None:

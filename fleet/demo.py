@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 from ClusterShell.NodeSet import NodeSet
 from rich.console import Console
 from rich.table import Table
@@ -134,7 +136,9 @@ class Demo:
         image, key = self._here / "hello.sif", self._here / "signer.asc"
         fetch(self.lab, LOGIN, "hello.sif", image, user=USER)
         self._expect("SHA-256 here", hashlib.sha256(image.read_bytes()).hexdigest(), self.digest)
-        self._as_user(["apptainer", "key", "export", "--armor", "signer.asc"], replace="signer.asc")
+        self._as_user(["rm", "-f", "signer.asc"])
+        # It asks which key, even where there is only one.
+        self._as_user(["apptainer", "key", "export", "--armor", "signer.asc"], stdin="0\n")
         fetch(self.lab, LOGIN, "signer.asc", key, user=USER)
         for node in COMPUTE:
             run_on(self.lab, node, ["install", "-d", "-m", "0755", str(Path(PUBLISHED).parent)])
@@ -200,10 +204,8 @@ class Demo:
 
     # the ways of asking
 
-    def _as_user(self, argv: list[str], *, replace: str = "") -> str:
-        if replace:
-            run_on(self.lab, LOGIN, ["rm", "-f", replace], user=USER)
-        return run_on(self.lab, LOGIN, argv, user=USER)
+    def _as_user(self, argv: list[str], *, stdin: str | None = None) -> str:
+        return run_on(self.lab, LOGIN, argv, user=USER, stdin=stdin)
 
     def _job(self, argv: list[str]) -> list[str]:
         """Lines that a two-node job printed; it must have run on both nodes or srun fails."""
@@ -251,3 +253,15 @@ def run_demo(inventory: Path, console: Console, *, install_host_packages: bool) 
     if started:
         demo.phases["environment"] = time.time() - started
     return demo.run()
+
+
+@click.command(name="demo")
+@click.option(
+    "--install-host-packages", is_flag=True, help="Install what this machine lacks (Debian, Ubuntu)."
+)
+def command(install_host_packages: bool) -> None:
+    """Act out the main job on a lab: build, sign, transfer, publish, run through Slurm."""
+    # A log has no width of its own; what stands in it should not be folded at 80.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
+    inventory = PROJECT / "inventories/lab"
+    sys.exit(not run_demo(inventory, console, install_host_packages=install_host_packages))

@@ -3,12 +3,11 @@
 A role's page comes from ``meta/argument_specs.yml`` and ``meta/main.yml``, a module's from its DOCUMENTATION,
 EXAMPLES and RETURN; so a page cannot say anything else than what Ansible enforces.
 
-``python -m fleet.docs`` writes the pages, ``--check`` says which of them are stale.
+``fleet docs`` writes the pages, ``fleet docs --check`` says which of them are stale.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import jinja2
 import yaml
 
@@ -66,18 +66,17 @@ def write(project: Path) -> list[Path]:
     return stale
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the pages, or with ``--check`` name the stale ones; returns the exit code, 1 if there are any."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fleet.docs", description="Write the generated documentation."
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is stale")
-    parser.add_argument("--project", type=Path, default=PROJECT, help="the checkout")
-    arguments = parser.parse_args(argv)
-    stale = check(arguments.project) if arguments.check else write(arguments.project)
+@click.command(name="docs")
+@click.option("--check", "only_check", is_flag=True, help="Write nothing; exit 1 if a page is stale.")
+@click.option(
+    "--project", type=click.Path(path_type=Path), default=PROJECT, help="The checkout.", hidden=True
+)
+def command(only_check: bool, project: Path) -> None:
+    """Write the generated pages: role READMEs and the reference of the modules."""
+    stale = check(project) if only_check else write(project)
     for path in stale:
-        print(f"{path}: stale; run `fleet docs`" if arguments.check else f"{path}: written")
-    return int(arguments.check and bool(stale))
+        click.echo(f"{path}: stale; run `fleet docs`" if only_check else f"{path}: written")
+    sys.exit(only_check and bool(stale))
 
 
 def _read(path: Path) -> str | None:
@@ -295,7 +294,3 @@ _TEMPLATES = jinja2.Environment(
 def _render(template: str, names: Mapping[str, Any]) -> str:
     text = _TEMPLATES.get_template(template).render(names, mark=MARK)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

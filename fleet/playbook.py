@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -46,6 +48,7 @@ class _Progress:
         self._task = ""
         self._done = 0
         self.failures: list[str] = []
+        self.changed: dict[str, int] = {}
 
     def __call__(self, event: dict[str, Any]) -> bool:
         data = event.get("event_data", {})
@@ -60,13 +63,15 @@ class _Progress:
                 self._fail(data)
             case "runner_on_unreachable":
                 self._fail(data)
+            case "playbook_on_stats":
+                self.changed = dict(data.get("changed", {}))
         return False  # the event need not be kept as a file of its own
 
     def _show(self) -> None:
         if self._status:
             self._status.update(f"{self._task} [dim]({self._done} nodes done)[/]")
         elif self._done == 0:
-            self._console.print(f"    {self._task}", markup=False)
+            self._console.print(f"    {self._task}", markup=False, soft_wrap=True)
 
     def _fail(self, data: dict[str, Any]) -> None:
         result = data.get("res", {})
@@ -90,11 +95,15 @@ def run_playbook(
             playbook=str(playbook),
             inventory=str(inventory),
             cmdline=" ".join(extra) or None,
-            envvars={"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
+            envvars={
+                "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+                "ANSIBLE_FORCE_COLOR": "0",
+                # The ansible-playbook beside this Python, also where the environment was not activated.
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            },
             event_handler=progress,
             quiet=True,
         )
-        stats = runner.stats or {}
         with runner.stdout as stdout:
             output = stdout.read()
-    return PlaybookResult(runner.rc, dict(stats.get("changed", {})), progress.failures, output)
+    return PlaybookResult(runner.rc, progress.changed, progress.failures, output)

@@ -111,7 +111,7 @@ def main():
     project = module.params["project"]
     # A program of its own, because `ansible` inside a module is the small part that travels to nodes; the
     # inventory and template code is in the controller's.
-    argv = [sys.executable, "-m", "fleet.validate", "--json", "--project", project]
+    argv = [sys.executable, "-m", "fleet", "validate", "--json", "--project", project]
     for source in module.params["sources"]:
         argv += ["-i", source]
     path = os.pathsep.join(part for part in (project, os.environ.get("PYTHONPATH")) if part)
@@ -119,7 +119,7 @@ def main():
     try:
         findings = json.loads(out)
     except ValueError:
-        module.fail_json(msg="fleet.validate did not run: %s" % (err or out).strip(), rc=rc)
+        module.fail_json(msg="fleet validate did not run: %s" % (err or out).strip(), rc=rc)
     for finding in findings:
         if finding["severity"] == "warning":
             module.warn(finding["text"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from fleet import docs
 
@@ -149,21 +150,23 @@ def test_index_links_to_every_page(checkout: Path) -> None:
     assert "[`colour`](colour.md): Colour of a node" in index
 
 
-def test_fresh_pages_pass_and_stale_ones_are_named(
-    checkout: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def run(checkout: Path, *options: str) -> Result:
+    return CliRunner().invoke(docs.command, ["--project", str(checkout), *options])
+
+
+def test_fresh_pages_pass_and_stale_ones_are_named(checkout: Path) -> None:
     assert docs.check(checkout) == sorted([INDEX, MODULE_PAGE, ROLE_PAGE])
-    assert docs.main(["--project", str(checkout), "--check"]) == 1
+    assert run(checkout, "--check").exit_code == 1
     assert not (checkout / ROLE_PAGE).exists()
-    assert docs.main(["--project", str(checkout)]) == 0
+    assert run(checkout).exit_code == 0
     assert docs.check(checkout) == []
     assert docs.write(checkout) == []
-    capsys.readouterr()
 
     specs = checkout / "roles/paint/meta/argument_specs.yml"
     specs.write_text(SPECS.replace("default: red", "default: green"), encoding="utf-8")
-    assert docs.main(["--project", str(checkout), "--check"]) == 1
-    assert capsys.readouterr().out == f"{ROLE_PAGE}: stale; run `fleet docs`\n"
+    result = run(checkout, "--check")
+    assert result.exit_code == 1
+    assert result.output == f"{ROLE_PAGE}: stale; run `fleet docs`\n"
 
 
 def test_page_of_what_is_gone_is_removed_and_others_are_left(checkout: Path) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleet.validate import Finding, Severity, check_inventory, report
-from fleet.validate.__main__ import main
+from fleet.validate.cli import validate
 from fleet.validate.vocabulary import near, slips
 
 PROJECT = Path(__file__).parents[2]
@@ -562,14 +563,16 @@ def test_report_reads_like_a_compiler(site: Path, monkeypatch: pytest.MonkeyPatc
     assert report([]) == "Inventory: nothing to mend."
 
 
-def test_command(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--project", str(DATA), "-i", str(site)]
-    assert main(arguments) == 0
+def test_command(site: Path) -> None:
+    def run(*options: str) -> Result:
+        return CliRunner().invoke(validate, ["--project", str(DATA), "-i", str(site), *options])
+
+    assert run().exit_code == 0
     append(site / ALL, "apptainer_verison: '1'\n")
-    assert main(arguments) == 1
-    assert "apptainer_version?" in capsys.readouterr().out
-    assert main([*arguments, "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)[0]["variable"] == "apptainer_verison"
+    assert run().exit_code == 1
+    assert "apptainer_version?" in run().output
+    assert run("--json").exit_code == 1
+    assert json.loads(run("--json").stdout)[0]["variable"] == "apptainer_verison"
 
 
 @pytest.mark.parametrize(
