@@ -162,13 +162,14 @@ class Packages:
         """
         self._prepare_scratch()
         options = self._scratch_options()
-        all_lists = False
-        if self._request.repository and state.sources != self._request.sources:
-            self._update([*options, *_only(self._scratch / "own")])
+        own = _only(self._scratch / "own") if self._request.repository else []
+        all_lists, fresh = False, bool(own) and state.sources != self._request.sources
+        if fresh:
+            self._update([*options, *own])
         version = self._choose(state, options)
-        if version is None:
-            self._update(options)
-            all_lists = True
+        if version is None and not fresh:
+            self._update([*options, *own])
+            all_lists = not own
             version = self._choose(state, options)
         if version is None:
             raise PackageError(
