@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +48,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """Point testinfra at the lab of the scenario."""
     inventory = _scenario() / "inventory"
     if inventory.is_dir():
+        # One connection for all commands: testinfra asks for it, but leaves it to ssh_config to say where.
+        folder = Path(tempfile.mkdtemp(prefix="molecule-"))
+        config.add_cleanup(lambda: _disconnect(folder))
+        ssh_config = folder / "ssh_config"
+        lab = lab_home(load_lab(inventory).name)
+        ssh_config.write_text(f"ControlPath {folder}/%C\nInclude {lab}/ssh_config\n")
         config.option.connection = "ssh"
-        config.option.ssh_config = str(lab_home(load_lab(inventory).name) / "ssh_config")
+        config.option.ssh_config = str(ssh_config)
+
+
+def _disconnect(folder: Path) -> None:
+    for socket in folder.iterdir():
+        if socket.is_socket():
+            subprocess.run(
+                ["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "-"], capture_output=True, check=False
+            )
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ def node_stays_bare(host):
     """Whatever a test does here, the node is the same before and after."""
 
     def traces():
-        paths = "/etc/apptainer /etc/apt/sources.list.d /etc/apt/preferences.d /var/lib/apt/lists /var/lib/dpkg/status"
-        return host.check_output(f"ls -lR --full-time {paths} 2>&1; ls /usr/bin")
+        paths = "/etc/apt /var/lib/apt/lists /var/lib/dpkg /usr/bin"
+        return host.check_output(f"ls -lR --full-time {paths}; ls /etc")
 
     before = traces()
     assert not host.exists("apptainer")
@@ -49,7 +49,7 @@ def test_a_repository_that_another_key_signs_is_refused(host, playbook, reposito
     given = {name: repository[name] for name in ("url", "suite", "component")}
     result = playbook("converge.yml", apptainer_repository={**given, "key": str(key)})
     assert result.code != 0
-    assert "(apptainer_repository)" in result.output and "NO_PUBKEY" in result.output
+    assert "(apptainer_repository)" in result.output and "is not signed" in result.output
 
 
 def test_a_wrong_directive_is_refused_with_a_hint(playbook):

@@ -1,4 +1,4 @@
-"""A node as the inventory wants it, rootless: seen with a user's eyes, and with wrong settings thrown at it."""
+"""A node as the inventory wants it, rootless, seen with a user's eyes."""
 
 import re
 
@@ -12,7 +12,9 @@ CONFIGURATION = "/etc/apptainer/apptainer.conf"
 #: An empty image but for mount points and links: its programs are the node's, which are bound at /usr.
 IMAGE = """
 set -eu
-mkdir -p root/usr && ln -sfn usr/bin root/bin && ln -sfn usr/lib root/lib && ln -sfn usr/lib64 root/lib64
+mkdir -p root/usr root/etc
+touch root/etc/passwd root/etc/group
+for folder in bin lib lib64; do ln -sfn usr/$folder root/$folder; done
 apptainer --silent build --force image.sif root
 """
 
@@ -27,7 +29,7 @@ def version(repository):
 def alice(host):
     """What runs a command as the normal user alice, in her home."""
 
-    def run(command, **arguments):
+    def run(command):
         return host.run(f"cd /home/alice && runuser -u alice -- env HOME=/home/alice sh -c {_quote(command)}")
 
     return run
@@ -78,9 +80,10 @@ def test_a_user_builds_and_runs_an_image_and_stays_the_user(alice, image):
 
 def test_no_user_can_become_root_of_the_node_inside(alice):
     alice(IMAGE)
-    assert alice("apptainer exec --bind /usr image.sif cat /proc/1/root/etc/shadow").rc != 0
-    faked = alice("apptainer exec --fakeroot --bind /usr,/etc root sh -c 'cat /etc/shadow'")
-    assert faked.rc != 0
+    for how in ("", "--fakeroot"):
+        tried = alice(f"apptainer exec {how} --bind /usr,/etc/shadow:/mnt root sh -c 'id -u; cat /mnt'")
+        assert tried.stdout == ("0\n" if how else "2000\n")
+        assert tried.rc == 1 and "Permission denied" in tried.stderr
 
 
 def test_the_configuration_is_root_s_and_complete_and_apptainer_reads_every_value(host, version):
@@ -90,44 +93,15 @@ def test_the_configuration_is_root_s_and_complete_and_apptainer_reads_every_valu
     assert values["sessiondir max size"] == "128" and values["allow setuid"] == "no"
     names = "\n".join(values)
     read = host.check_output(
-        f"printf '%s\\n' '{names}' | while read -r name; do apptainer config global --get \"$name\"; done"
+        f"printf '%s\\n' '{names}' | while read -r name; do"
+        ' echo $(apptainer config global --get "$name"); done'
     )
     expected = [",".join(value) if isinstance(value, tuple) else value for value in values.values()]
-    assert read.split("\n") == expected
+    assert read == "\n".join(expected).rstrip()
 
 
 def test_the_command_that_validates_refuses_what_apptainer_cannot_read(host):
-    assert host.run(f"apptainer --config {CONFIGURATION} version").rc == 0
+    host.check_output(f"apptainer --config {CONFIGURATION} version")
     host.check_output(f"sed 's/^mount sys = .*/mount sys = perhaps/' {CONFIGURATION} >/root/wrong.conf")
-    assert host.run("apptainer --config /root/wrong.conf version").rc != 0
-
-
-def test_a_run_that_changes_nothing_costs_four_host_tasks(playbook):
-    result = playbook("converge.yml")
-    assert result.changed == {"node": 0}
-    assert re.search(r"ok=(\d+)", result.output)[1] == "4" and "skipped=0" in result.output
-
-
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
-        ({"apptainer_config": {"alow setuid": False}}, "did you mean 'allow setuid'?"),
-        (
-            {"apptainer_config": {"mount dev": "no # not here"}},
-            "apptainer_config: 'mount dev' must be exactly one of",
-        ),
-        ({"apptainer_config": {"allow setuid": True}}, "apptainer_profile is 'rootless'"),
-        ({"apptainer_version": "1.4.99"}, "1.4.99 (apptainer_version) can't be had"),
-    ],
-)
-def test_what_is_wrong_is_refused_and_the_node_stays_as_it_was(host, playbook, variables, message):
-    def traces():
-        return host.check_output(
-            f"ls -l --full-time {CONFIGURATION} /etc/apt/*/* /var/lib/dpkg/status; apptainer version"
-        )
-
-    before = traces()
-    result = playbook("converge.yml", **variables)
-    assert result.code != 0 and result.changed == {"node": 0}
-    assert message in result.output
-    assert traces() == before
+    # `||`, because ssh takes the 255 of Apptainer for its own.
+    assert host.check_output("apptainer --config /root/wrong.conf version || echo refused") == "refused"
