@@ -6,6 +6,9 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -54,3 +57,32 @@ def ansible_module() -> Callable[[str], Runner]:
 def filter_plugin() -> Callable[[str], ModuleType]:
     """Return what loads a file of plugins/filter."""
     return lambda name: load(PROJECT / "plugins" / "filter" / f"{name}.py")
+
+
+@pytest.fixture
+def check_play(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Return what runs a play in check mode on this machine.
+
+    Takes an inventory (YAML text), a play (dict), and extra variables. Returns the exit code and the
+    output in one line, so that where a message was wrapped doesn't matter.
+    """
+
+    def run(inventory: str, play: dict[str, Any], **variables: Any) -> tuple[int, str]:
+        (tmp_path / "hosts.yml").write_text(inventory)
+        (tmp_path / "play.yml").write_text(json.dumps([play]))
+        variables |= {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "ansible", "playbook", "--check", "--diff"),
+                *("--inventory", str(tmp_path / "hosts.yml"), "--extra-vars", json.dumps(variables)),
+                str(tmp_path / "play.yml"),
+            ],
+            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return ended.returncode, " ".join(ended.stdout.split())
+
+    return run

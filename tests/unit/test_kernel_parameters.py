@@ -64,7 +64,7 @@ def test_other_names_are_refused(name):
 
 @pytest.mark.parametrize("value", ["", " ", "1\n2", None, 1.5, ["1"]])
 def test_other_values_are_refused_with_the_name(value, proc_sys):
-    with pytest.raises(KernelParameterError, match="^kernel.pid_max: "):
+    with pytest.raises(KernelParameterError, match=r"^kernel\.pid_max: "):
         kernel_parameters.plan({"kernel.pid_max": value}, proc_sys=proc_sys)
 
 

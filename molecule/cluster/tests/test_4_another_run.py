@@ -1,0 +1,58 @@
+"""Another run of site.yml disturbs nobody: not an administrator who drained a node, and no job."""
+
+import pytest
+from conftest import COMPUTE
+
+REASON = "PSU 2 of c2 beeps; ticket #4711, J. Doe"
+
+
+def services(node):
+    """Return what systemd gives anew to each start of a unit; a daemon that reconfigures itself keeps it."""
+    show = "systemctl show --property=InvocationID munge slurmctld slurmd"
+    return {name: node(name).check_output(show) for name in ("head", *COMPUTE)}
+
+
+@pytest.fixture
+def drained(head, states):
+    """A node that an administrator drained; yields what looks what Slurm says of it."""
+    head.check_output("scontrol update nodename=c2 state=drain reason=%s", REASON)
+    yield lambda: (states()["c2"], head.check_output("sinfo --noheader --Node --nodes=c2 --format=%%E"))
+    head.check_output("scontrol update nodename=c2 state=resume")
+
+
+@pytest.fixture
+def job(head, as_alice):
+    """A job on c1; yields what looks what Slurm says of it."""
+    number = as_alice(head, "sbatch --parsable --nodelist=c1 --output=/dev/null --wrap='exec sleep 600'")
+    yield lambda: head.check_output("squeue --noheader --jobs=%s --format=%%T", number.strip())
+    head.check_output("scancel %s", number.strip())
+
+
+def test_a_change_of_configuration_disturbs_no_job_and_no_drain(node, playbook, drained, job):
+    assert drained() == ("drained", REASON)
+    before = services(node)
+    result = playbook("converge.yml", slurm_parameters={"MaxJobCount": 4711})
+    assert result.code == 0, result.output
+    assert "MaxJobCount             = 4711" in node("head").check_output("scontrol show config")
+    assert services(node) == before
+    assert job() == "RUNNING"
+    assert drained() == ("drained", REASON)
+
+
+def test_a_configuration_that_slurm_refuses_gets_nowhere(head, playbook):
+    before = head.file("/etc/slurm/slurm.conf").content
+    result = playbook("converge.yml", "--tags=slurm", slurm_parameters={"MaxJobCuont": 4711})
+    assert result.code != 0 and "MaxJobCuont" in result.output
+    assert head.file("/etc/slurm/slurm.conf").content == before
+    assert head.run("scontrol ping").rc == 0
+
+
+def test_a_run_for_one_node_mends_it_and_the_controllers_files(node, head, playbook, states):
+    """It takes back what the tests before changed, too."""
+    c1 = node("c1")
+    c1.check_output("echo ClusterName=old > /etc/slurm/slurm.conf")
+    result = playbook("converge.yml", "--tags=slurm", "--limit=c1")
+    assert result.code == 0, result.output
+    assert not c1.file("/etc/slurm/slurm.conf").exists
+    assert not head.file("/etc/slurm/slurm.conf").contains("MaxJobCount")
+    assert states() == dict.fromkeys(COMPUTE, "idle")
