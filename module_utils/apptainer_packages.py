@@ -173,8 +173,8 @@ class Packages:
             version = self._choose(state, options)
         if version is None:
             raise PackageError(
-                f"{MAIN} {self._request.version} (apptainer_version) can't be had: {self._request.where} has"
-                f" {', '.join(self._offered(options)) or 'no version of it'}"
+                f"{MAIN} {self._request.version} (apptainer_version) can't be had; on offer in"
+                f" {self._request.where}: {', '.join(self._offered(options)) or 'none'}"
             )
         simulate = [*self._install(state, version), "--simulate", *options]
         code, out, err = self._run(simulate)

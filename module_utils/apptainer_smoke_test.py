@@ -28,7 +28,10 @@ PARAMETERS = (
     "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
 )
 #: Seconds. A FUSE mount that hangs must not hang the run.
-PATIENCE = 60
+PATIENCE = 120
+
+#: Exit status of timeout(1).
+TIMED_OUT = 124
 
 _LIBRARY = re.compile(r"(/\S+) \(0x[0-9a-f]+\)$")
 
@@ -46,7 +49,7 @@ def libraries(ldd: str) -> List[str]:
 def subject(user: str, run: Run) -> Optional[str]:
     """Return all that the test's outcome depends on, as JSON; None on a node without Apptainer.
 
-    Raises SmokeTestError if there is no such user.
+    Raises SmokeTestError if there is no such user, or if it is root.
     """
     uid = _uid(user)
     program = find(run)
@@ -104,7 +107,8 @@ def _run(run: Run, argv: List[str]) -> str:
     code, out, err = run(argv)
     if code == 0:
         return out
-    said = (err or out).strip() or ("nothing, for a minute" if code == 124 else "nothing")  # noqa: PLR2004 - timeout(1)
+    silence = f"nothing, for {PATIENCE} seconds" if code == TIMED_OUT else "nothing"
+    said = (err or out).strip() or silence
     hint = ""
     if "namespace" in said:
         hint = "; can users create user namespaces here? See the role user_namespaces"
@@ -113,6 +117,9 @@ def _run(run: Run, argv: List[str]) -> str:
 
 def _uid(user: str) -> int:
     try:
-        return pwd.getpwnam(user).pw_uid
+        uid = pwd.getpwnam(user).pw_uid
     except KeyError:
         raise SmokeTestError(f"there is no user {user}: name another in apptainer_smoke_test_user") from None
+    if uid == 0:
+        raise SmokeTestError(f"{user} proves nothing about users: name another in apptainer_smoke_test_user")
+    return uid

@@ -1,7 +1,6 @@
 """The smoke test: when it runs, what it runs, what it says when no container does."""
 
-import getpass
-import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ LDD = """\
 \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f0000000000)
 \t/lib64/ld-linux-x86-64.so.2 (0x00007f0000000000)
 """
-USER = getpass.getuser()
 
 
 def test_the_libraries_of_a_program():
@@ -26,12 +24,16 @@ def test_the_libraries_of_a_program():
     assert apptainer_smoke_test.libraries("\tnot a dynamic executable\n") == []
 
 
+# The tests may run as root, who proves nothing; a user is only looked up, nothing runs as him.
+USER, UID = "alice", 2000
+
+
 class FakeNode:
     """A node with Apptainer; `ran` are the commands that ran as the user."""
 
     def __init__(self):
         self.version = "1.4.5"
-        self.uid_inside = str(os.getuid())
+        self.uid_inside = str(UID)
         self.complaint = ""
         self.ran = []
 
@@ -63,6 +65,11 @@ def smoke_test(ansible_module, node, tmp_path, monkeypatch):
     parameter.write_text("1000\n")
     monkeypatch.setattr(logic, "CONFIGURATION", str(configuration))
     monkeypatch.setattr(logic, "PARAMETERS", (str(parameter), str(tmp_path / "unknown to this kernel")))
+    users = {USER: UID, "root": 0}
+    monkeypatch.setattr(
+        logic.pwd, "getpwnam", lambda name: pwd.struct_passwd((name, "", users[name], 0, "", "", ""))
+    )
+    monkeypatch.setattr(logic.shutil, "chown", lambda *_: None)
     which = lambda name, **_: f"/usr/bin/{name}" if node.version else None  # noqa: E731
     monkeypatch.setattr(runner.plugin.apptainer_packages.shutil, "which", which)
     monkeypatch.setattr(runner.plugin.atomic_file.os, "fchown", lambda *_: None)
@@ -122,9 +129,11 @@ def test_a_failure_for_want_of_user_namespaces_names_the_role(smoke_test, node):
 
 
 def test_another_user_inside_is_a_failure(smoke_test, node):
-    node.uid_inside = str(os.getuid() + 1)
+    node.uid_inside = "0"
     assert "in a container" in smoke_test()["msg"]
 
 
-def test_a_user_who_does_not_exist_is_refused_by_the_variable(smoke_test):
-    assert "apptainer_smoke_test_user" in smoke_test(user="no-such-user")["msg"]
+@pytest.mark.parametrize("user", ["no-such-user", "root"])
+def test_a_user_who_is_none_is_refused_by_the_variable(smoke_test, node, user):
+    result = smoke_test(user=user)
+    assert result["failed"] and "apptainer_smoke_test_user" in result["msg"] and not node.ran
