@@ -16,8 +16,7 @@ from fleet.errors import FleetError
 from fleet.lab.fanout import run_on_nodes
 from fleet.lab.host import check_host, missing_packages
 from fleet.lab.lab import Stage, bring_up, is_running, known_labs, plan_down, plan_up, take_down
-from fleet.lab.model import Lab, load_lab
-from fleet.lab.nspawn import node_home
+from fleet.lab.model import Lab, load_lab, node_home
 from fleet.paths import PROJECT
 
 DEFAULT_INVENTORY = PROJECT / "inventories/lab"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -25,10 +24,11 @@ from fleet.lab import network
 from fleet.lab.backend import Backend
 from fleet.lab.cache import locked
 from fleet.lab.host import check_host, debian_mirror, install_packages, missing_packages
-from fleet.lab.model import LAB_NAME, Lab, Node, bridge_name, lab_home
-from fleet.lab.nspawn import Nspawn, node_home
+from fleet.lab.identity import host_public_key
+from fleet.lab.model import LAB_NAME, Lab, Node, bridge_name, lab_home, node_home
+from fleet.lab.nspawn import Nspawn
 from fleet.lab.repository import PackageRepository
-from fleet.lab.run import marked_processes, run
+from fleet.lab.run import kill_processes, marked_processes, run
 from fleet.paths import state_home
 
 BACKENDS: dict[str, Backend] = {"nspawn": Nspawn()}
@@ -291,13 +291,8 @@ def _name_steps(lab: Lab, repository: PackageRepository, *, changed: bool) -> li
     def act() -> None:
         known, config = [], []
         for node in lab.nodes:
-            key = (
-                (node_home(lab.name, node.name) / "upper/etc/ssh/ssh_host_ed25519_key.pub")
-                .read_text()
-                .split()
-            )
             names = [node.name, f"{node.name}.{lab.name}.internal", node.address]
-            known.append(f"{','.join(names)} {key[0]} {key[1]}\n")
+            known.append(f"{','.join(names)} {host_public_key(lab, node)}\n")
             config.append(f"Host {node.name} {names[1]}\n    HostName {node.address}\n")
         config.append(
             f"Host *\n    User root\n    IdentityFile {lab.home}/ssh/id_ed25519\n    IdentitiesOnly yes\n"
@@ -318,18 +313,8 @@ def _name_steps(lab: Lab, repository: PackageRepository, *, changed: bool) -> li
 def _process_steps(lab_name: str) -> list[Step]:
     """Cut the power of all nodes, and end what a killed ``up`` may have left running besides."""
     count = len(marked_processes(lab_name))
-
-    def act() -> None:
-        deadline = time.monotonic() + 10
-        while left := marked_processes(lab_name):
-            if time.monotonic() > deadline:
-                raise FleetError(f"processes {left} do not end on SIGKILL", "look for processes in state D")
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.02)
-
-    return [Step(f"switch off all nodes and end {count} processes of the lab", act)] if count else []
+    text = f"switch off all nodes and end {count} processes of the lab"
+    return [Step(text, lambda: kill_processes(lambda: marked_processes(lab_name)))] if count else []
 
 
 def _remove_network_steps(lab_name: str) -> list[Step]:

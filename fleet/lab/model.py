@@ -142,6 +142,11 @@ def lab_home(lab_name: str) -> Path:
     return state_home() / "labs" / lab_name
 
 
+def node_home(lab_name: str, node_name: str) -> Path:
+    """Everything a node of that lab has on disk."""
+    return lab_home(lab_name) / "nodes" / node_name
+
+
 def lab_cache() -> Path:
     """Cache folder shared by all labs of this user."""
     return cache_home() / "lab"

@@ -7,23 +7,18 @@ mount and PID namespaces that end with its first process, however that ends.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 
-from fleet.errors import FleetError
 from fleet.lab.host import debian_mirror
-from fleet.lab.image import FIRST_UID, BaseImage
-from fleet.lab.model import REPOSITORY_PORT, Lab, Node, lab_home
-from fleet.lab.network import hosts_lines
+from fleet.lab.identity import NodeFile, hosts_file, identity_files, make_host_key
+from fleet.lab.image import BaseImage
+from fleet.lab.model import REPOSITORY_PORT, Lab, Node, node_home
 from fleet.lab.repository import PackageRepository
-from fleet.lab.run import ISOLATED, environment, marked_processes, run
+from fleet.lab.run import ISOLATED, environment, kill_processes, processes_naming
 
 #: $1 overlay options, $2 its mount point, the rest: what to run there.
 #: The tmpfs keeps nspawn's own notes about the machine inside this mount namespace.
@@ -63,27 +58,17 @@ class Nspawn:
             shutil.rmtree(home)
         for part in ("upper", "work", "root"):
             (home / part).mkdir(parents=True, mode=0o755)
-        upper = home / "upper"
-        for path, content in self._files(lab, node).items():
-            _write(upper, path, content)
-        public_key = (lab.home / "ssh/id_ed25519.pub").read_text()
-        for login in ("root", *(f"home/{user}" for user in node.users)):
-            _write(upper, f"{login}/.ssh/authorized_keys", public_key)
-        for uid, user in enumerate(node.users, FIRST_UID):
-            own = upper / "home" / user
-            for entry in (own, *own.rglob("*")):
-                os.chown(entry, uid, uid)
-        wants = upper / "etc/systemd/system/multi-user.target.wants"
+        make_host_key(lab, node)
+        for path, file in identity_files(lab, node, interface="host0").items():
+            _write(home / "upper", path, file)
         if node.serves_repository:
-            wants.mkdir(parents=True, exist_ok=True)
-            (wants / "lab-repository.service").symlink_to("/etc/systemd/system/lab-repository.service")
-        host_key = upper / "etc/ssh/ssh_host_ed25519_key"
-        run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", node.name, "-f", host_key],
-            lab_name=lab.name,
-        )
+            units = "/etc/systemd/system"
+            _write(home / "upper", f"{units}/lab-repository.service", NodeFile(REPOSITORY_UNIT))
+            wants = home / f"upper{units}/multi-user.target.wants"
+            wants.mkdir()
+            (wants / "lab-repository.service").symlink_to(f"{units}/lab-repository.service")
         # Written last: a node with this file is a whole one.
-        _write(home, "node.json", self._recipe(lab, node))
+        (home / "node.json").write_text(self._recipe(lab, node))
 
     def is_whole(self, lab: Lab, node: Node) -> bool:
         """Whether the recipe it was made from is there and is today's."""
@@ -93,12 +78,10 @@ class Nspawn:
     def write_hosts(self, lab: Lab, node: Node) -> None:
         """Write it to the overlay: the running one through nspawn's mount namespace, else the upper layer."""
         home = node_home(lab.name, node.name)
-        for pid in _holders(lab.name, node.name):
-            seen_by_nspawn = Path(f"/proc/{pid}/root{home}/root")
-            if (seen_by_nspawn / "etc").exists():
-                _write(seen_by_nspawn, "etc/hosts", _hosts(lab))
-                return
-        _write(home / "upper", "etc/hosts", _hosts(lab))
+        upper = home / "upper"
+        running = (Path(f"/proc/{pid}/root{home}/root") for pid in processes_naming(lab.name, home))
+        root = next((root for root in running if (root / "etc").exists()), upper)
+        _write(root, "/etc/hosts", NodeFile(hosts_file(lab)))
 
     def start(self, lab: Lab, node: Node) -> None:
         """Boot it in a session of its own, its console going to ``console.log``."""
@@ -137,21 +120,15 @@ class Nspawn:
             )
 
     def is_running(self, lab_name: str, node_name: str) -> bool:
-        """Whether the process that holds its namespaces is there."""
-        return bool(_holders(lab_name, node_name))
+        """Whether unshare or systemd-nspawn is there.
+
+        The node's own processes are below them and carry no mark; they end with the PID namespace.
+        """
+        return bool(processes_naming(lab_name, node_home(lab_name, node_name)))
 
     def kill(self, lab_name: str, node_name: str) -> None:
         """Kill the first process of its PID namespace; the kernel does the rest."""
-        deadline = time.monotonic() + 10
-        while holders := _holders(lab_name, node_name):
-            for pid in holders:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                raise FleetError(
-                    f"node {node_name}: does not end on SIGKILL", "look for processes in state D"
-                )
-            time.sleep(0.02)
+        kill_processes(lambda: processes_naming(lab_name, node_home(lab_name, node_name)))
 
     def _recipe(self, lab: Lab, node: Node) -> str:
         return json.dumps({**node.spec(), "image": self.image_folder(lab, node).name}, sort_keys=True)
@@ -159,66 +136,17 @@ class Nspawn:
     def _image(self, lab: Lab, node: Node) -> BaseImage:
         return BaseImage.of(node, debian_mirror(lab.mirror))
 
-    def _files(self, lab: Lab, node: Node) -> dict[str, str]:
-        devices = "".join(f"c {d.path} {d.mode} root root - {d.major}:{d.minor}\n" for d in node.devices)
-        files = {
-            "etc/hostname": f"{node.name}\n",
-            "etc/machine-id": f"{secrets.token_hex(16)}\n",
-            "etc/resolv.conf": _name_servers(),
-            "etc/hosts": _hosts(lab),
-            "etc/tmpfiles.d/lab-devices.conf": devices,
-            "etc/systemd/network/10-lab.network": (
-                f"[Match]\nName=host0\n[Network]\nAddress={node.address}/{lab.network.prefixlen}\n"
-                f"Gateway={lab.gateway}\nLinkLocalAddressing=no\n"
-            ),
-            "etc/ssh/sshd_config.d/lab.conf": "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n",
-        }
-        if node.serves_repository:
-            files["etc/systemd/system/lab-repository.service"] = REPOSITORY_UNIT
-        return files
 
-
-def node_home(lab_name: str, node_name: str) -> Path:
-    """Everything a node has on disk."""
-    return lab_home(lab_name) / "nodes" / node_name
-
-
-def _holders(lab_name: str, node_name: str) -> list[int]:
-    """The marked processes with the node's folder in their command line: unshare and systemd-nspawn.
-
-    The node's own processes are below them and carry no mark; they end with the PID namespace.
-    """
-    folder = f"{node_home(lab_name, node_name)}/".encode()
-    found = []
-    for pid in marked_processes(lab_name):
-        with contextlib.suppress(OSError):
-            if folder in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
-
-
-def _hosts(lab: Lab) -> str:
-    return f"127.0.0.1 localhost\n::1 localhost\n{hosts_lines(lab)}"
-
-
-def _name_servers() -> str:
-    """This machine's name servers, but for a resolver on its loopback, which a node could not reach."""
-    uplink = Path("/run/systemd/resolve/resolv.conf")
-    lines = (uplink if uplink.exists() else Path("/etc/resolv.conf")).read_text().splitlines()
-    return "".join(
-        f"{line}\n" for line in lines if not line.startswith(("nameserver 127.", "nameserver ::1"))
-    )
-
-
-def _write(root: Path, name: str, content: str) -> None:
-    """Write a file atomically; a login folder and what is below it are for their owner alone."""
-    path = root / name
-    private = name.startswith(("root/", "home/"))
+def _write(root: Path, name: str, file: NodeFile) -> None:
+    """Write a node's file atomically below the folder that is its root."""
+    path = root / name.lstrip("/")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if private:
-        path.parent.chmod(0o700)
-        path.parent.parent.chmod(0o700)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(content)
-    part.chmod(0o600 if private else 0o644)
+    part.write_text(file.content)
+    part.chmod(file.mode)
+    os.chown(part, file.owner, file.owner)
+    if path.parent.name == ".ssh":
+        for login in (path.parent, path.parent.parent):
+            login.chmod(0o700)
+            os.chown(login, file.owner, file.owner)
     part.rename(path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fleet.errors import FleetError
@@ -87,6 +89,32 @@ def marked_processes(lab_name: str) -> list[int]:
         except OSError:
             continue  # gone meanwhile, or a kernel thread
     return sorted(found)
+
+
+def processes_naming(lab_name: str, folder: Path) -> list[int]:
+    """Those of them that have a path below the folder in their command line."""
+    wanted = f"{folder}/".encode()
+    found = []
+    for pid in marked_processes(lab_name):
+        with contextlib.suppress(OSError):
+            if wanted in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def kill_processes(find: Callable[[], list[int]]) -> None:
+    """Kill what is found, and what is found then, until there is nothing.
+
+    :raises FleetError: something is still there after ten seconds.
+    """
+    deadline = time.monotonic() + 10
+    while left := find():
+        if time.monotonic() > deadline:
+            raise FleetError(f"processes {left} do not end on SIGKILL", "look for processes in state D")
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def _die_with_parent() -> None:
