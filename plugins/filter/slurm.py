@@ -159,6 +159,9 @@ def _check_gres(gres: Mapping[str, Any], name: str) -> None:
         raise AnsibleFilterError(f"{where}: {gres} needs a name such as gpu")
     if not isinstance(gres.get("count"), int) or gres["count"] < 1:
         raise AnsibleFilterError(f"{where}: {gres['name']} needs a count of 1 or more")
+    if gres["name"] == "gpu" and not gres.get("file"):
+        # Slurm 24.11 counts none otherwise and sets the node to INVAL.
+        raise AnsibleFilterError(f"{where}: gpu needs the device files, for example file: /dev/nvidia[0-3]")
     if gres.get("file") and len(NodeSet(gres["file"])) != gres["count"]:
         raise AnsibleFilterError(
             f"{where}: {gres['name']} has the count {gres['count']}, but file {gres['file']} names "

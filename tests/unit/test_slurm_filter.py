@@ -28,13 +28,13 @@ def files(plugin, node_classes, partitions=MAIN, groups=None, **more):
 
 
 def test_classes_are_folded_and_sorted(plugin):
-    gpu = {"slurm_node_class": "gpu", "slurm_gres": [{"name": "gpu", "count": 2}]}
+    gpu = {"slurm_node_class": "gpu", "slurm_gres": [{"name": "nic", "count": 2}]}
     found = classes(plugin, {"g2": gpu, "c3": {}, "c1.example.org": {}, "g1": gpu, "c2": {}})
     assert [(item["name"], item["nodes"], item["representative"]) for item in found] == [
         ("compute", "c[1-3]", "c3"),
         ("gpu", "g[1-2]", "g2"),
     ]
-    assert found[1]["gres"] == [{"name": "gpu", "count": 2}]
+    assert found[1]["gres"] == [{"name": "nic", "count": 2}]
 
 
 def test_a_silent_node_does_not_speak_for_its_class(plugin):
@@ -56,7 +56,7 @@ def test_a_class_without_an_answer_is_named(plugin):
 
 
 @pytest.mark.parametrize(
-    "variable", [{"slurm_node_parameters": {"Weight": 2}}, {"slurm_gres": [{"name": "gpu", "count": 1}]}]
+    "variable", [{"slurm_node_parameters": {"Weight": 2}}, {"slurm_gres": [{"name": "nic", "count": 1}]}]
 )
 def test_nodes_of_one_class_are_equal(plugin, variable):
     with pytest.raises(
@@ -82,6 +82,7 @@ def test_two_hosts_with_one_name_are_refused(plugin):
         ({"count": 1}, "needs a name"),
         ({"name": "gpu"}, "needs a count"),
         ({"name": "gpu", "count": 0}, "needs a count"),
+        ({"name": "gpu", "count": 1}, "gpu needs the device files"),
         (
             {"name": "gpu", "count": 4, "file": "/dev/nvidia[0-2]"},
             r"count 4, but file /dev/nvidia\[0-2\] names 3",
