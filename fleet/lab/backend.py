@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,11 @@ class Backend(Protocol):
     What is needed to find and end a node is its lab's name and its own, never the inventory: after a crash
     or a change of the inventory that may be all that is left.
     """
+
+    @property
+    def programs(self) -> Mapping[str, str]:
+        """What it runs on this machine besides what every lab does: program → Debian package."""
+        ...
 
     def image_folder(self, lab: Lab, node: Node) -> Path:
         """Where the image this node boots from is, or will be, in the cache."""

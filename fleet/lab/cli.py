@@ -15,7 +15,7 @@ from rich.table import Table
 from fleet.errors import FleetError
 from fleet.lab.fanout import run_on_nodes
 from fleet.lab.host import check_host, missing_packages
-from fleet.lab.lab import Stage, bring_up, is_running, known_labs, plan_down, plan_up, take_down
+from fleet.lab.lab import Stage, bring_up, is_running, known_labs, plan_down, plan_up, programs_for, take_down
 from fleet.lab.model import Lab, load_lab, node_home
 from fleet.paths import PROJECT
 
@@ -60,10 +60,10 @@ def up(inventory: Path, dry_run: bool, install_host_packages: bool) -> None:
 
 
 def _say_what_up_would_do(wanted: Lab, install_host_packages: bool) -> None:
-    missing = missing_packages()
+    missing = missing_packages(programs_for(wanted))
     if missing and install_host_packages:
         console.print(f"would install on this machine: {' '.join(missing)}")
-    for line in check_host():
+    for line in check_host(programs_for(wanted)):
         console.print(f"this machine: {line}", markup=False)
     if not missing:  # without these programs nobody knows what is there already
         _show(plan_up(wanted), f"lab {wanted.name}")

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from fleet.lab.model import lab_cache
 
 #: Program → Debian and Ubuntu package that has it.
 PROGRAMS = {
-    "systemd-nspawn": "systemd-container",
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
     "ip": "iproute2",
@@ -33,12 +33,15 @@ PROGRAMS = {
 DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
-def check_host() -> list[str]:
-    """Everything this machine lacks to carry a lab, each as one line with its mend; empty when nothing."""
+def check_host(programs: Mapping[str, str]) -> list[str]:
+    """Everything this machine lacks to carry a lab, each as one line with its mend; empty when nothing.
+
+    :param programs: program → Debian package, besides those that every lab needs.
+    """
     lacks = []
     if os.geteuid() != 0:
         lacks.append("not root: nodes need mounts, a bridge and NAT; mend: run it with sudo")
-    missing = missing_packages()
+    missing = missing_packages(programs)
     if missing:
         lacks.append(
             f"packages missing on this machine: {' '.join(missing)}; "
@@ -48,9 +51,10 @@ def check_host() -> list[str]:
     return lacks
 
 
-def missing_packages() -> list[str]:
-    """Debian packages whose programs are not on the path."""
-    missing = {package for program, package in PROGRAMS.items() if not shutil.which(program)}
+def missing_packages(programs: Mapping[str, str]) -> list[str]:
+    """Debian packages whose programs are not on the path; the parameter as above."""
+    wanted = {**PROGRAMS, **programs}
+    missing = {package for program, package in wanted.items() if not shutil.which(program)}
     if not DEBIAN_KEYRING.exists():
         missing.add("debian-archive-keyring")
     return sorted(missing)
@@ -76,7 +80,7 @@ def install_packages(packages: list[str]) -> None:
     if not shutil.which("apt-get"):
         raise FleetError(
             "this machine has no apt-get: packages can be installed on Debian and Ubuntu only",
-            f"install the programs by hand: {' '.join(PROGRAMS)}",
+            f"install by hand what has the programs of {' '.join(packages)}",
         )
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):

@@ -40,7 +40,7 @@ for unit in munge slurmd slurmctld slurmdbd; do
 done
 systemctl --quiet --root="$root" enable systemd-networkd
 systemctl --quiet --root="$root" mask apt-daily.timer apt-daily-upgrade.timer sshd-keygen.service \
-    systemd-networkd-wait-online.service console-getty.service systemd-modules-load.service
+    systemd-networkd-wait-online.service
 uid={FIRST_UID}
 for user in "$@"; do
     chroot "$root" useradd --create-home --shell /bin/bash --uid $uid "$user"

@@ -27,13 +27,14 @@ from fleet.lab.host import check_host, debian_mirror, install_packages, missing_
 from fleet.lab.identity import host_public_key
 from fleet.lab.model import LAB_NAME, Lab, Node, bridge_name, lab_home, node_home
 from fleet.lab.nspawn import Nspawn
+from fleet.lab.qemu import Qemu
 from fleet.lab.repository import PackageRepository
 from fleet.lab.run import kill_processes, marked_processes, run
 from fleet.paths import state_home
 
-BACKENDS: dict[str, Backend] = {"nspawn": Nspawn()}
+BACKENDS: dict[str, Backend] = {"nspawn": Nspawn(), "qemu": Qemu()}
 #: Emulated machines are slow; containers answer within a second.
-BOOT_DEADLINE = 120.0
+BOOT_DEADLINE = 300.0
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,13 @@ def bring_up(lab: Lab, report: Callable[[str, float], None], *, install_host_pac
     :returns: whether there was anything to do.
     :raises FleetError: this machine cannot carry a lab, or a stage failed; ``up`` can be run again then.
     """
-    missing = missing_packages()
+    programs = programs_for(lab)
+    missing = missing_packages(programs)
     if install_host_packages and missing and os.geteuid() == 0:
         started = time.monotonic()
         install_packages(missing)
         report("host packages", time.monotonic() - started)
-    lacks = check_host()
+    lacks = check_host(programs)
     if lacks:
         raise FleetError("this machine cannot carry a lab yet:\n  " + "\n  ".join(lacks))
     with locked(lab_lock(lab.name)):
@@ -140,6 +142,12 @@ def bring_up(lab: Lab, report: Callable[[str, float], None], *, install_host_pac
         if stages:
             report("wait for SSH", wait_for_ssh(lab))
     return bool(stages)
+
+
+def programs_for(lab: Lab) -> dict[str, str]:
+    """What the backends of this lab's nodes run on this machine: program → Debian package."""
+    backends = {node.backend for node in lab.nodes}
+    return {p: package for name in backends for p, package in BACKENDS[name].programs.items()}
 
 
 def take_down(lab_name: str) -> bool:

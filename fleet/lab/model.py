@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+")
 RELEASE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
-BACKENDS = ("nspawn",)
+BACKENDS = ("nspawn", "qemu")
 REPOSITORY_GROUP = "lab_repository"
 REPOSITORY_PORT = 8080
 
@@ -35,6 +35,8 @@ LAB_VARIABLES: Mapping[str, type] = {
     "lab_packages": list,
     "lab_devices": list,
     "lab_users": list,
+    "lab_cpus": int,
+    "lab_memory": int,
     # Set by inventories for their own use; the lab does not read them.
     "lab_state": str,
     "lab_repository_facts": dict,
@@ -61,6 +63,8 @@ class Node:
 
     :param packages: Debian packages baked into its base image.
     :param users: normal users, created with the same uids on every node, in this order from 2000.
+    :param cpus: processors of a virtual machine; other nodes have those of this machine.
+    :param memory: memory of a virtual machine in MiB.
     """
 
     name: str
@@ -71,6 +75,8 @@ class Node:
     users: tuple[str, ...] = ()
     devices: tuple[Device, ...] = (FUSE,)
     serves_repository: bool = False
+    cpus: int = 2
+    memory: int = 1024
 
     def spec(self) -> dict[str, Any]:
         """All that a running node was made from, as plain data: a different value means a different node."""
@@ -267,7 +273,16 @@ def _node(name: str, variables: Mapping[str, Any], serves_repository: bool) -> N
         users=names("lab_users", USER_NAME),
         devices=(FUSE, *_devices(name, get("lab_devices", []))),
         serves_repository=serves_repository,
+        cpus=_positive(get, "lab_cpus", 2),
+        memory=_positive(get, "lab_memory", 1024),
     )
+
+
+def _positive(get: Callable[[str, Any], Any], variable: str, default: int) -> int:
+    value: int = get(variable, default)
+    if isinstance(value, bool) or value < 1:
+        raise FleetError(f"{variable}: {value!r}", "a whole number from 1")
+    return value
 
 
 def _devices(host: str, items: Iterable[Any]) -> list[Device]:

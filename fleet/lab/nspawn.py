@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from fleet.lab.host import debian_mirror
@@ -40,8 +41,14 @@ WantedBy=multi-user.target
 """
 
 
+#: They would fail: a container has no modules to load, and no terminal that anybody sits at.
+NOT_IN_A_CONTAINER = ("console-getty.service", "systemd-modules-load.service")
+
+
 class Nspawn:
     """The backend ``nspawn``."""
+
+    programs: Mapping[str, str] = {"systemd-nspawn": "systemd-container"}
 
     def image_folder(self, lab: Lab, node: Node) -> Path:
         """The unpacked root in the cache."""
@@ -62,11 +69,15 @@ class Nspawn:
         for path, file in identity_files(lab, node, interface="host0").items():
             _write(home / "upper", path, file)
         if node.serves_repository:
-            units = "/etc/systemd/system"
-            _write(home / "upper", f"{units}/lab-repository.service", NodeFile(REPOSITORY_UNIT))
-            wants = home / f"upper{units}/multi-user.target.wants"
+            unit = "/etc/systemd/system/lab-repository.service"
+            _write(home / "upper", unit, NodeFile(REPOSITORY_UNIT))
+            wants = home / "upper/etc/systemd/system/multi-user.target.wants"
             wants.mkdir()
-            (wants / "lab-repository.service").symlink_to(f"{units}/lab-repository.service")
+            (wants / "lab-repository.service").symlink_to(unit)
+        units = home / "upper/etc/systemd/system"
+        units.mkdir(parents=True, exist_ok=True)
+        for unit in NOT_IN_A_CONTAINER:
+            (units / unit).symlink_to("/dev/null")
         # Written last: a node with this file is a whole one.
         (home / "node.json").write_text(self._recipe(lab, node))
 

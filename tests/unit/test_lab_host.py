@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 
 from fleet.errors import FleetError
 from fleet.lab import host, lab
+from fleet.lab.model import Lab, Node
+
+NSPAWN = lab.BACKENDS["nspawn"].programs
+ANY = Lab("t", ipaddress.IPv4Network("10.77.90.0/24"), (Node("a", "10.77.90.2"),))
 
 
 @pytest.fixture
@@ -24,12 +29,12 @@ def complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPa
 
 
 def test_a_complete_machine_lacks_nothing(complete: pytest.MonkeyPatch) -> None:
-    assert host.check_host() == []
+    assert host.check_host(NSPAWN) == []
 
 
 def test_not_root(complete: pytest.MonkeyPatch) -> None:
     complete.setattr(host.os, "geteuid", lambda: 1000)
-    (lack,) = host.check_host()
+    (lack,) = host.check_host(NSPAWN)
     assert lack.startswith("not root")
     assert "sudo" in lack
 
@@ -37,14 +42,14 @@ def test_not_root(complete: pytest.MonkeyPatch) -> None:
 def test_missing_programs_are_named_as_packages(complete: pytest.MonkeyPatch) -> None:
     absent = {"nft", "systemd-nspawn"}
     complete.setattr(host.shutil, "which", lambda name: None if name in absent else name)
-    (lack,) = host.check_host()
+    (lack,) = host.check_host(NSPAWN)
     assert "nftables systemd-container" in lack
     assert "--install-host-packages" in lack
 
 
 def test_missing_keyring_is_a_missing_package(complete: pytest.MonkeyPatch) -> None:
     complete.setattr(host, "DEBIAN_KEYRING", Path("/nonexistent"))
-    assert host.missing_packages() == ["debian-archive-keyring"]
+    assert host.missing_packages(NSPAWN) == ["debian-archive-keyring"]
 
 
 def test_missing_kernel_feature(complete: pytest.MonkeyPatch) -> None:
@@ -63,7 +68,7 @@ def test_all_lacks_come_in_one_error_and_nothing_is_planned(complete: pytest.Mon
     complete.setattr(host.shutil, "which", lambda _name: None)
     complete.setattr(lab, "plan_up", lambda _lab: pytest.fail("planned all the same"))
     with pytest.raises(FleetError) as refused:
-        lab.bring_up(object(), lambda *_: None)  # type: ignore[arg-type]
+        lab.bring_up(ANY, lambda *_: None)
     assert "not root" in str(refused.value)
     assert "mmdebstrap" in str(refused.value)
 
