@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import (
+    Any,
     Callable,
     FrozenSet,
     Iterable,
@@ -25,7 +26,7 @@ from typing import (
     Tuple,
 )
 
-from . import apptainer_advisories, apptainer_ecl, apptainer_version
+from . import apptainer_advisories, apptainer_conf, apptainer_ecl, apptainer_version
 from .apptainer_capability import ROOT_EQUIVALENT, Grants
 from .apptainer_conf_lint import Problem
 from .apptainer_conf_releases import Value
@@ -79,17 +80,18 @@ class FileFact(NamedTuple):
 
 
 class Keyring(NamedTuple):
-    """The global keyring. fingerprints: of primary keys, upper case; armored: text, so none that is read."""
+    """The global keyring. fingerprints: of primary keys, upper case. unreadable: why it can't be read."""
 
     fingerprints: FrozenSet[str] = frozenset()
-    armored: bool = False
+    unreadable: str = ""
 
 
 @dataclass(frozen=True)
 class Node:
     """An Apptainer on a node, as far as it is known. Every field may be None for "not known".
 
-    version: ``1.4.5`` or ``1.4.5-2``; suid_version: that of apptainer-suid, empty if it is not installed.
+    version: ``1.4.5`` or ``1.4.5-2``; package_version, suid_version: those of the packages apptainer and
+    apptainer-suid.
     profile: the security profile the site has chosen. suid: whether there is a setuid starter.
     directives: directive → value, as Apptainer takes it. problems: what it takes otherwise than meant.
     ecl: the list; ecl_error: why it can't be read. grants, grants_error: capability.json likewise.
@@ -99,6 +101,7 @@ class Node:
     """
 
     version: Optional[str] = None
+    package_version: Optional[str] = None
     suid_version: Optional[str] = None
     profile: Optional[str] = None
     suid: Optional[bool] = None
@@ -257,7 +260,7 @@ def _blacklists(node: Node) -> Iterator[Hit]:
 
 
 def _missing_keys(node: Node) -> Iterator[Hit]:
-    if not node.ecl or not node.ecl.activated or node.keyring is None or node.keyring.armored:
+    if not node.ecl or not node.ecl.activated or node.keyring is None or node.keyring.unreadable:
         return
     wanted = {
         key.upper() for group in node.ecl.execgroups for key in group.keyfp if group.mode != "blacklist"
@@ -360,10 +363,9 @@ def _grants(dangerous: bool) -> Callable[[Node], Iterable[Hit]]:
 
 
 def _other_suid(node: Node) -> Iterator[Hit]:
-    if node.version and node.suid_version:
-        same = apptainer_version.parse(node.version).matches(node.suid_version)
-        evidence = f"apptainer {node.version}, apptainer-suid {node.suid_version}"
-        yield from [] if same else [Hit("apptainer-suid", evidence)]
+    if node.package_version and node.suid_version and node.package_version != node.suid_version:
+        evidence = f"apptainer {node.package_version}, apptainer-suid {node.suid_version}"
+        yield Hit("apptainer-suid", evidence)
 
 
 def _advisories(node: Node) -> Iterator[Hit]:
@@ -494,13 +496,13 @@ RULES: Tuple[Rule, ...] = (
     Rule(
         "L10",
         ERROR,
-        "the global keyring is text, and Apptainer reads binary keys only",
+        "the ECL is on, but the global keyring can't be used: {evidence}",
         "write it with `gpg --export`, without --armor",
         "admindocs, configfiles.rst",
-        _if(
-            "global keyring",
-            lambda node: node.ecl_active and node.keyring and node.keyring.armored,
-            "-----BEGIN PGP PUBLIC KEY BLOCK-----",
+        lambda node: (
+            [Hit("global keyring", node.keyring.unreadable)]
+            if node.ecl_active and node.keyring and node.keyring.unreadable
+            else []
         ),
     ),
     Rule(
@@ -739,6 +741,17 @@ RULES: Tuple[Rule, ...] = (
 
 #: What can be waived. Not L30: to waive every advisory there will ever be is no decision.
 WAIVABLE: FrozenSet[str] = frozenset({rule.id for rule in RULES} - {"L30"} | set(apptainer_advisories.BY_ID))
+
+
+def wanted(desired: Mapping[str, Any], profile: Optional[str]) -> Node:
+    """Return what is known of a node from *desired*, what `apptainer_state.desired_state` returns."""
+    text = "\n".join(line for entry in desired["entries"] for line in entry["lines"])
+    return Node(
+        version=desired["version"],
+        suid=desired["suid"],
+        profile=profile,
+        directives=apptainer_conf.parse(text, desired["release"]),
+    )
 
 
 def judge(node: Node, waivers: Optional[Mapping[str, Waiver]] = None) -> List[Finding]:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from module_utils import apptainer_state
+from module_utils import apptainer_rules, apptainer_state, apptainer_waivers
 
 
 def apptainer_desired_state(
@@ -24,9 +25,27 @@ def apptainer_desired_state(
         raise AnsibleFilterError(str(error)) from error
 
 
+def apptainer_refuse_errors(desired: Mapping[str, Any], profile: str, waivers: object) -> Mapping[str, Any]:
+    """Return the desired state of a node as it is, if no rule finds an error in it that is not waived.
+
+    desired: what `apptainer_desired_state` returns. profile, waivers: ``apptainer_profile`` and
+    ``apptainer_waivers``. Raises AnsibleFilterError with one line for each error.
+    """
+    good, problems = apptainer_waivers.read(waivers, apptainer_rules.WAIVABLE, datetime.date.today())
+    found = apptainer_rules.judge(apptainer_rules.wanted(desired, profile), good)
+    errors = [f"apptainer_waivers: {problem}" for problem in problems]
+    errors += [str(finding) for finding in found if finding.stops]
+    if errors:
+        raise AnsibleFilterError("\n".join(errors))
+    return desired
+
+
 class FilterModule:
     """The filters, for Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return filter name → function."""
-        return {"apptainer_desired_state": apptainer_desired_state}
+        return {
+            "apptainer_desired_state": apptainer_desired_state,
+            "apptainer_refuse_errors": apptainer_refuse_errors,
+        }
