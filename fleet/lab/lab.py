@@ -25,7 +25,7 @@ from fleet.lab.backend import Backend
 from fleet.lab.cache import locked
 from fleet.lab.host import check_host, debian_mirror, install_packages, missing_packages
 from fleet.lab.identity import host_public_key
-from fleet.lab.model import LAB_NAME, Lab, Node, bridge_name, lab_home, node_home
+from fleet.lab.model import LAB_NAME, Lab, Node, bridge_name, check_folders, lab_home, node_home
 from fleet.lab.nspawn import Nspawn
 from fleet.lab.qemu import Qemu
 from fleet.lab.repository import PackageRepository
@@ -127,6 +127,7 @@ def bring_up(lab: Lab, report: Callable[[str, float], None], *, install_host_pac
     :returns: whether there was anything to do.
     :raises FleetError: this machine cannot carry a lab, or a stage failed; ``up`` can be run again then.
     """
+    check_folders()
     programs = programs_for(lab)
     missing = missing_packages(programs)
     if install_host_packages and missing and os.geteuid() == 0:

@@ -158,6 +158,19 @@ def lab_cache() -> Path:
     return cache_home() / "lab"
 
 
+def check_folders() -> None:
+    """Refuse folders whose names mount, overlayfs, QEMU or ssh_config would take for something else.
+
+    :raises FleetError: the path of the cache or of the state has such a character.
+    """
+    for variable, folder in (("XDG_CACHE_HOME", lab_cache()), ("XDG_STATE_HOME", state_home())):
+        if not re.fullmatch(r"[A-Za-z0-9/._+@=-]+", str(folder)):
+            raise FleetError(
+                f"{folder}: a lab needs a path of letters, digits and / . _ + @ = - alone",
+                f"set {variable} to another folder",
+            )
+
+
 def load_lab(inventory: Path) -> Lab:
     """Read the lab that an inventory describes.
 

@@ -10,7 +10,7 @@ import yaml
 from fleet.errors import FleetError
 from fleet.lab.host import Mirror
 from fleet.lab.image import ESSENTIALS, BaseImage
-from fleet.lab.model import FUSE, Device, bridge_name, lab_home, load_lab
+from fleet.lab.model import FUSE, Device, bridge_name, check_folders, lab_home, load_lab
 
 ALL = {"lab_name": "t", "lab_network": "10.77.90.0/24"}
 
@@ -106,3 +106,19 @@ def test_an_image_is_another_one_when_anything_in_it_changes() -> None:
     assert len({image.folder for image in (base, *others)}) == 5
     assert base.folder == BaseImage("trixie", ("munge",), ("alice",), base.mirror).folder
     assert "apptainer" not in " ".join(ESSENTIALS)
+
+
+@pytest.mark.parametrize("folder", ["/tmp/a,b", "/tmp/a:b", "/tmp/a b", "/tmp/a\\b", '/tmp/a"b', "/tmp/a%b"])
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "XDG_STATE_HOME"])
+def test_folders_that_other_programs_would_misread(
+    monkeypatch: pytest.MonkeyPatch, variable: str, folder: str
+) -> None:
+    monkeypatch.setenv(variable, folder)
+    with pytest.raises(FleetError, match=variable):
+        check_folders()
+
+
+def test_ordinary_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/home/some.user/.cache")
+    monkeypatch.setenv("XDG_STATE_HOME", "/scratch/u_1/state")
+    check_folders()
