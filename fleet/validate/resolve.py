@@ -13,7 +13,7 @@ import contextlib
 import functools
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -227,12 +227,18 @@ class Resolved:
         Two hosts see the same value if they are in the same groups and give the same values to the variables
         that the templates in it refer to, directly or through others.
         """
-        names = self.closure(value)
-        kinds: dict[object, str] = {}
+        return [alike[0] for alike in self.kinds(hosts, self.closure(value))]
+
+    def kinds(self, hosts: Sequence[str], names: Set[str]) -> list[list[str]]:
+        """``hosts``, those together that see the same values of the variables ``names``.
+
+        ``names`` has to have the variables, too, that these refer to: see :meth:`reach`.
+        """
+        kinds: dict[object, list[str]] = {}
         for host in hosts:
             own = self.own[host]
             key = tuple((name, repr(own[name])) for name in sorted(names & own.keys()))
-            kinds.setdefault((self.groups(host), key), host)
+            kinds.setdefault((self.groups(host), key), []).append(host)
         return list(kinds.values())
 
     # --- values ---------------------------------------------------------------------------------------------
@@ -242,11 +248,11 @@ class Resolved:
         names: set[str] = set()
         for text in templates(value):
             for name in analyse(text).names:
-                names.add(name)
-                names |= self._reach(name)
+                names |= {name} | self.reach(name)
         return frozenset(names)
 
-    def _reach(self, name: str) -> frozenset[str]:
+    def reach(self, name: str) -> frozenset[str]:
+        """Every variable that the values of variable ``name`` refer to, directly or through others."""
         if name not in self._closures:
             reached, pending = set[str](), [name]
             while pending:

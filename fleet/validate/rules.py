@@ -11,13 +11,14 @@ import ipaddress
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 from ClusterShell.NodeUtils import GroupResolver, GroupResolverError, GroupSource, GroupSourceError
 
+from fleet.validate import apptainer
 from fleet.validate.findings import Finding, Severity, ordered
 from fleet.validate.resolve import Resolved, UnresolvedError, contains_unknown, templates
 from fleet.validate.vocabulary import GROUPS, OTHER_GROUPS, SLURM_SWITCH, Vocabulary, guess, near
@@ -43,6 +44,16 @@ class _Inventory:
         own = (d for d in reversed(self.written.definitions) if d.name == name and host in d.hosts)
         definition = next(own, None)
         return Place(definition.file, definition.line) if definition else self.written.hosts.get(host)
+
+    def origin(self, host: str, name: str) -> Place | None:
+        """Where a host's value of a variable comes from, None for a default of a role."""
+        value = self.resolved.context(host).get(name)
+        given = (
+            Place(d.file, d.line)
+            for d in reversed(self.written.definitions)
+            if d.name == name and d.value == value and host in self.reach(d)
+        )
+        return next(given, None)
 
     def reach(self, definition: Definition) -> list[str]:
         """The hosts a definition is for."""
@@ -513,6 +524,30 @@ def _short(host: str) -> str:
     return host.partition(".")[0]
 
 
+# --- Apptainer ----------------------------------------------------------------------------------------------
+
+
+def _apptainer(inventory: _Inventory) -> Iterator[Finding]:
+    """What Apptainer makes of its variables, judged once for each kind of hosts that have the same values."""
+    if "apptainer_waivers" not in inventory.vocabulary.names():
+        return
+    names = {*apptainer.VARIABLES, SLURM_SWITCH}
+    names = names.union(*map(inventory.resolved.reach, names))
+    found: dict[tuple[apptainer.Judgement, Place | None], list[str]] = defaultdict(list)
+    for hosts in inventory.resolved.kinds(inventory.resolved.members("apptainer"), names):
+        values = {name: _lookup(inventory, hosts[0], name) for name in apptainer.VARIABLES}
+        if "slurm_compute" not in inventory.resolved.groups(hosts[0]) or (
+            _lookup(inventory, hosts[0], SLURM_SWITCH) is False
+        ):
+            values["slurm_gres"] = None  # Slurm's devices say nothing of a node that it does not run on.
+        for judgement in apptainer.judge(values):
+            found[judgement, inventory.origin(hosts[0], judgement.variable)].extend(hosts)
+    for (judgement, place), hosts in found.items():
+        severity, rule, variable, what, mend = astuple(judgement)
+        finding = Finding(severity, rule, what, mend, variable, where=_hosts(hosts))
+        yield replace(finding, **_where(place))
+
+
 _KNOWN_GROUPS = (*GROUPS, *OTHER_GROUPS)
 _RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
     _names,
@@ -527,4 +562,5 @@ _RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
     _slurm,
     _slurm_names,
     _partitions,
+    _apptainer,
 )
