@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 from ClusterShell.NodeSet import NodeSet, NodeSetException
+from ClusterShell.NodeUtils import GroupResolver, GroupResolverError, GroupSource
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +17,7 @@ from fleet.errors import FleetError
 from fleet.lab.fanout import run_on_nodes
 from fleet.lab.host import check_host, missing_packages
 from fleet.lab.lab import Stage, bring_up, is_running, known_labs, plan_down, plan_up, programs_for, take_down
-from fleet.lab.model import Lab, load_lab, node_home
+from fleet.lab.model import Lab, Node, load_lab, node_home
 from fleet.paths import PROJECT
 
 DEFAULT_INVENTORY = PROJECT / "inventories/lab"
@@ -72,7 +73,7 @@ def _say_what_up_would_do(wanted: Lab, install_host_packages: bool) -> None:
 @lab.command()
 @_inventory_option
 @click.option("--name", help="Name of the lab, where its inventory is gone or broken.")
-@click.option("--all", "all_labs", is_flag=True, help="All labs of this user.")
+@click.option("--all", "all_labs", is_flag=True, help="All labs of this user (XDG_STATE_HOME).")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 def down(inventory: Path, name: str | None, all_labs: bool, dry_run: bool) -> None:
     """Remove everything a lab has on this machine but the cache; also after a crash."""
@@ -101,15 +102,18 @@ def status(inventory: Path) -> None:
     sys.exit(0 if all(states) else 3)
 
 
-@lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@lab.command(name="exec", context_settings={"allow_interspersed_args": False})
 @_inventory_option
-@click.option("-w", "--nodes", help="Nodes as a hostlist, like c[1-2]; all without it.")
+@click.option("-w", "--nodes", help="Nodes as a hostlist, like c[1-2],@slurm_compute; all without it.")
+@click.option("-u", "--user", default="root", show_default=True, help="Who to be: root or one of lab_users.")
 @click.argument("command", nargs=-1, required=True)
-def execute(inventory: Path, nodes: str | None, command: tuple[str, ...]) -> None:
+def execute(inventory: Path, nodes: str | None, user: str, command: tuple[str, ...]) -> None:
     """Run a command on nodes side by side, equal output folded; exit with the worst status."""
-    wanted = load_lab(inventory)
+    wanted = _up(inventory)
     chosen = _choose(wanted, nodes)
-    results = run_on_nodes(wanted, chosen, " ".join(command))
+    for name in chosen:
+        _login(wanted, user, wanted.node(name))
+    results = run_on_nodes(wanted, chosen, " ".join(command), user)
     for names, text in results.outputs:
         console.print(f"[bold]{names}[/]")
         click.echo(text)
@@ -118,15 +122,16 @@ def execute(inventory: Path, nodes: str | None, command: tuple[str, ...]) -> Non
     sys.exit(results.worst)
 
 
-@lab.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@lab.command(context_settings={"allow_interspersed_args": False})
 @_inventory_option
 @click.option("-u", "--user", default="root", show_default=True, help="Who to be: root or one of lab_users.")
 @click.argument("node")
 @click.argument("command", nargs=-1)
 def ssh(inventory: Path, user: str, node: str, command: tuple[str, ...]) -> None:
     """Log in to a node, or run a command there."""
-    wanted = load_lab(inventory)
-    argv = ["ssh", "-F", str(wanted.home / "ssh_config"), "-l", user, wanted.node(node).name, *command]
+    wanted = _up(inventory)
+    chosen = wanted.node(node)
+    argv = ["ssh", "-F", str(wanted.home / "ssh_config"), "-l", _login(wanted, user, chosen), node, *command]
     os.execvp(argv[0], argv)  # noqa: S606 - the SSH client takes over this terminal
 
 
@@ -145,14 +150,32 @@ def logs(inventory: Path, node: str, follow: bool) -> None:
     )
 
 
+def _up(inventory: Path) -> Lab:
+    """The lab of an inventory, which has to be there already."""
+    wanted = load_lab(inventory)
+    if not (wanted.home / "ssh_config").exists():
+        raise FleetError(f"lab {wanted.name}: is not up", f"fleet lab up -i {inventory}")
+    return wanted
+
+
+def _login(wanted: Lab, user: str, node: Node) -> str:
+    if user not in ("root", *node.users):
+        raise FleetError(f"--user {user}: node {node.name} has no such user", "root, or one of lab_users")
+    return user
+
+
 def _choose(wanted: Lab, hostlist: str | None) -> NodeSet:
     everything = NodeSet.fromlist([node.name for node in wanted.nodes])
     if hostlist is None:
         return everything
+    groups = {name: str(NodeSet.fromlist(members)) for name, members in wanted.groups.items()}
+    resolver = GroupResolver(GroupSource("inventory", groups, str(everything)))
     try:
-        chosen = NodeSet(hostlist)
-    except NodeSetException as error:
-        raise FleetError(f"--nodes {hostlist}: {error}", "a hostlist like c[1-2],head") from error
+        chosen = NodeSet(hostlist, resolver=resolver)
+    except (NodeSetException, GroupResolverError) as error:
+        raise FleetError(f"--nodes {hostlist}: {error}", "a hostlist like c[1-2],@slurm_compute") from error
+    if not chosen:
+        raise FleetError(f"--nodes {hostlist!r}: no node", f"its nodes are {everything}")
     if chosen - everything:
         raise FleetError(
             f"--nodes: {chosen - everything} not in lab {wanted.name}", f"its nodes are {everything}"

@@ -27,13 +27,14 @@ class FanoutResult:
         return max((code for _, code in self.failures), default=0)
 
 
-def run_on_nodes(lab: Lab, nodes: NodeSet, command: str) -> FanoutResult:
-    """Run a shell command line as root on the nodes, side by side.
+def run_on_nodes(lab: Lab, nodes: NodeSet, command: str, user: str) -> FanoutResult:
+    """Run a shell command line as a user on the nodes, side by side.
 
     :param nodes: names of nodes of the lab.
     """
     task = task_self()
     task.set_info("ssh_options", f"-F {lab.home}/ssh_config")
+    task.set_info("ssh_user", user)
     task.run(command, nodes=nodes, stderr=False)
     outputs = [
         (str(NodeSet.fromlist(names)), bytes(buffer).decode(errors="replace"))

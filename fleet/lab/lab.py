@@ -25,7 +25,7 @@ from fleet.lab.backend import Backend
 from fleet.lab.cache import locked
 from fleet.lab.host import check_host, debian_mirror, install_packages, missing_packages
 from fleet.lab.identity import host_public_key
-from fleet.lab.model import LAB_NAME, Lab, Node, bridge_name, check_folders, lab_home, node_home
+from fleet.lab.model import LAB_NAME, Lab, Node, bridge_name, check_folders, lab_cache, lab_home, node_home
 from fleet.lab.nspawn import Nspawn
 from fleet.lab.qemu import Qemu
 from fleet.lab.repository import PackageRepository
@@ -67,6 +67,7 @@ def plan_up(lab: Lab) -> list[Stage]:
 
     :raises FleetError: the lab cannot be made here.
     """
+    network.check_bridge_is_ours(lab.name)
     if not network.bridge_exists(lab.name):
         network.check_network_is_free(lab)
     create, start, remove = _sort_nodes(lab)
@@ -98,6 +99,7 @@ def plan_up(lab: Lab) -> list[Stage]:
 
 def plan_down(lab_name: str) -> list[Stage]:
     """What is to be removed for the lab of that name to have left nothing but the cache."""
+    network.check_bridge_is_ours(lab_name)
     home = lab_home(lab_name)
     stages = [
         Stage("connections", [_close_step(socket_path) for socket_path in _connections(home)]),
@@ -163,8 +165,8 @@ def take_down(lab_name: str) -> bool:
 
 
 def lab_lock(lab_name: str) -> Path:
-    """The lock to hold while planning and carrying out; outside the folder that ``down`` removes."""
-    return lab_home(lab_name).with_suffix(".lock")
+    """The lock to hold while planning and carrying out; in the cache, since ``down`` leaves nothing else."""
+    return lab_cache() / "locks" / f"{lab_home(lab_name).name}.lock"
 
 
 def wait_for_ssh(lab: Lab) -> float:
@@ -185,10 +187,13 @@ def is_running(lab: Lab, node: Node) -> bool:
 
 
 def known_labs() -> list[str]:
-    """Names of the labs that have anything on this machine, of this user."""
-    folders = {p.name for p in (state_home() / "labs").glob("*") if p.is_dir() and LAB_NAME.fullmatch(p.name)}
-    bridges = {p.name.removeprefix("lab-") for p in Path("/sys/class/net").glob("lab-*")}
-    return sorted(folders | bridges)
+    """Names of the labs in this user's state folder, and of those that left only a bridge."""
+    labs = state_home() / "labs"
+    names = {path.name for path in labs.glob("*") if path.is_dir()}
+    bridges = Path("/sys/class/net").glob("lab-*")
+    labels = (Path(network.bridge_label(bridge.name)) for bridge in bridges)
+    names |= {label.name for label in labels if label.parent == labs}
+    return sorted(name for name in names if LAB_NAME.fullmatch(name))
 
 
 def _sort_nodes(lab: Lab) -> tuple[list[Node], list[Node], list[str]]:
@@ -306,7 +311,7 @@ def _name_steps(lab: Lab, repository: PackageRepository, *, changed: bool) -> li
         config.append(
             f"Host *\n    User root\n    IdentityFile {lab.home}/ssh/id_ed25519\n    IdentitiesOnly yes\n"
             f"    UserKnownHostsFile {lab.home}/known_hosts\n    GlobalKnownHostsFile /dev/null\n"
-            "    StrictHostKeyChecking yes\n    LogLevel ERROR\n"
+            "    StrictHostKeyChecking yes\n    PasswordAuthentication no\n    LogLevel ERROR\n"
         )
         _replace(lab.home / "known_hosts", "".join(known))
         _replace(lab.home / "ssh_config", "".join(config))
@@ -362,16 +367,17 @@ def _close_step(socket_path: Path) -> Step:
 
 def _wait_for_greeting(lab: Lab, node: Node, deadline: float) -> None:
     while time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection((node.address, 22), timeout=1) as connection:
-            connection.settimeout(2)
-            if connection.recv(4) == b"SSH-":
-                return
+        # First this: something else may answer at the address of a node that has ended.
         if not is_running(lab, node):
             log = node_home(lab.name, node.name) / "console.log"
             tail = "\n    ".join(log.read_text(errors="replace").splitlines()[-8:]) if log.exists() else ""
             raise FleetError(
                 f"node {node.name}: ended while booting ({log}):\n    {tail}", "see its console log"
             )
+        with suppress(OSError), socket.create_connection((node.address, 22), timeout=1) as connection:
+            connection.settimeout(2)
+            if connection.recv(4) == b"SSH-":
+                return
         time.sleep(0.05)
     raise FleetError(f"node {node.name}: no SSH greeting from {node.address}", f"fleet lab logs {node.name}")
 

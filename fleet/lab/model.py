@@ -89,6 +89,7 @@ class Lab:
 
     :param network: private IPv4 network; its first address belongs to the host's bridge.
     :param mirror: Debian mirror URL, empty to use the one this machine's APT sources name.
+    :param groups: names of the nodes in each group of the inventory.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Lab:
     nodes: tuple[Node, ...]
     mirror: str = ""
     inventory: Path = field(default=Path(), compare=False)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -177,7 +179,8 @@ def load_lab(inventory: Path) -> Lab:
     :param inventory: file or folder, as for ``ansible-playbook -i``.
     :raises FleetError: the inventory cannot be read or describes no possible lab; nothing was touched.
     """
-    hostvars, serving = _read_inventory(inventory)
+    hostvars, groups = _read_inventory(inventory)
+    serving = groups.get(REPOSITORY_GROUP, ())
     if not hostvars:
         raise FleetError(f"inventory {inventory}: no hosts", "give it hosts, each with a lab_address")
     nodes = tuple(_node(name, hostvars[name], name in serving) for name in hostvars)
@@ -187,6 +190,7 @@ def load_lab(inventory: Path) -> Lab:
         mirror=_shared(hostvars, "lab_mirror", str, ""),
         nodes=nodes,
         inventory=inventory,
+        groups=groups,
     )
     lab_home(lab.name)
     _check_addresses(lab)
@@ -195,8 +199,8 @@ def load_lab(inventory: Path) -> Lab:
     return lab
 
 
-def _read_inventory(inventory: Path) -> tuple[dict[str, dict[str, Any]], set[str]]:
-    """Variables of every host as written, and the hosts that serve the repository.
+def _read_inventory(inventory: Path) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, ...]]]:
+    """Variables of every host as written, and the hosts of every group.
 
     In this process, since ``ansible-inventory`` would take half of the time in which nodes boot.
     """
@@ -215,10 +219,10 @@ def _read_inventory(inventory: Path) -> tuple[dict[str, dict[str, Any]], set[str
         variables = VariableManager(loader=loader, inventory=parsed)
         hosts = parsed.get_hosts()
         hostvars = {h.name: variables.get_vars(host=h, include_hostvars=False) for h in hosts}
-        serving = parsed.groups.get(REPOSITORY_GROUP)
-        return hostvars, {h.name for h in serving.get_hosts()} if serving else set()
+        groups = {name: tuple(h.name for h in g.get_hosts()) for name, g in parsed.groups.items()}
     except AnsibleError as error:
         raise FleetError(f"inventory {inventory}: {error}", "see the line it names") from error
+    return hostvars, groups
 
 
 def _shared(hostvars: Mapping[str, Mapping[str, Any]], variable: str, kind: type, default: Any = None) -> Any:
@@ -231,6 +235,8 @@ def _shared(hostvars: Mapping[str, Mapping[str, Any]], variable: str, kind: type
                 f"{variable}: {first!r} on {first_host} but {value!r} on {name}",
                 "set it once, in group_vars/all",
             )
+    if first is None:
+        raise FleetError(f"{variable}: is not set", "set it in group_vars/all")
     if not isinstance(first, kind):
         raise FleetError(f"{variable}: {first!r} is no {kind.__name__}", "set it in group_vars/all")
     return first
@@ -250,6 +256,8 @@ def _node(name: str, variables: Mapping[str, Any], serves_repository: bool) -> N
     def get(variable: str, default: Any = None) -> Any:
         value = variables.get(variable, default)
         kind = LAB_VARIABLES[variable]
+        if value is None:
+            raise FleetError(f"{variable} of host {name}: is not set", "set it in the inventory")
         if not isinstance(value, kind):
             raise FleetError(
                 f"{variable} of host {name}: {value!r} is no {kind.__name__}", "set it in the inventory"

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from fleet.errors import FleetError
-from fleet.lab.model import Lab, bridge_name
+from fleet.lab.model import Lab, bridge_name, lab_home
 from fleet.lab.run import run
 from fleet.paths import state_home
 
@@ -26,6 +26,25 @@ def bridge_exists(lab_name: str) -> bool:
     return Path("/sys/class/net", bridge_name(lab_name)).exists()
 
 
+def check_bridge_is_ours(lab_name: str) -> None:
+    """Refuse to touch a lab of this name that was made from another state folder; nothing here says how.
+
+    :raises FleetError: its bridge is labelled with another folder.
+    """
+    label = bridge_label(bridge_name(lab_name))
+    if label and label != str(lab_home(lab_name)):
+        raise FleetError(
+            f"lab_name {lab_name}: a lab of that name is up from another state folder, {label}",
+            "set another lab_name and lab_network, or take that one down with its XDG_STATE_HOME",
+        )
+
+
+def bridge_label(bridge: str) -> str:
+    """The folder of the lab that a bridge belongs to; empty if there is none, or it was half made."""
+    alias = Path("/sys/class/net", bridge, "ifalias")
+    return alias.read_text().strip() if alias.exists() else ""
+
+
 def bridge_complete(lab: Lab) -> bool:
     """Whether the lab's bridge is there, up, and has the lab's address."""
     if not bridge_exists(lab.name):
@@ -34,7 +53,8 @@ def bridge_complete(lab: Lab) -> bool:
         subprocess.check_output(["ip", "-json", "address", "show", "dev", lab.bridge], text=True)
     )
     addresses = {f"{a['local']}/{a['prefixlen']}" for link in links for a in link.get("addr_info", ())}
-    return f"{lab.gateway}/{lab.network.prefixlen}" in addresses and "UP" in links[0]["flags"]
+    has_address = f"{lab.gateway}/{lab.network.prefixlen}" in addresses
+    return has_address and "UP" in links[0]["flags"] and bridge_label(lab.bridge) == str(lab.home)
 
 
 def check_network_is_free(lab: Lab) -> None:
@@ -58,6 +78,7 @@ def create_bridge(lab: Lab) -> None:
     remove_bridge(lab.name)
     ip = ("ip",)
     run([*ip, "link", "add", lab.bridge, "type", "bridge"], lab_name=lab.name)
+    run([*ip, "link", "set", lab.bridge, "alias", str(lab.home)], lab_name=lab.name)
     run(
         [*ip, "address", "add", f"{lab.gateway}/{lab.network.prefixlen}", "dev", lab.bridge],
         lab_name=lab.name,

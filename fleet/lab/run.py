@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fleet.errors import FleetError
+from fleet.lab.model import lab_home
 
-#: In the environment of every process that a lab starts, so that ``down`` finds them after any crash.
+#: In the environment of every process that a lab starts, so that ``down`` finds them after any crash. Its
+#: value is the lab's folder: a lab of the same name in another state folder is another lab.
 LAB_MARK = "APPTAINER_FLEET_LAB_PROCESS"
 
 #: Prefix for what mounts or starts daemons: all of it ends with the first process, however that ends.
@@ -73,12 +75,12 @@ def run(
 
 def environment(lab_name: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with the lab's mark and a locale that programs print plain text in."""
-    return {**os.environ, "LC_ALL": "C.UTF-8", LAB_MARK: lab_name, **(extra or {})}
+    return {**os.environ, "LC_ALL": "C.UTF-8", LAB_MARK: str(lab_home(lab_name)), **(extra or {})}
 
 
 def marked_processes(lab_name: str) -> list[int]:
     """Process ids of all that the lab of that name started and that still runs."""
-    mark = f"{LAB_MARK}={lab_name}".encode()
+    mark = f"{LAB_MARK}={lab_home(lab_name)}".encode()
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():

@@ -55,7 +55,7 @@ A = {"a": {"lab_address": "10.77.90.2"}}
 @pytest.mark.parametrize(
     ("hosts", "variables", "said"),
     [
-        ({"a": {}}, {}, "lab_address of host a: None is no str"),
+        ({"a": {}}, {}, "lab_address of host a: is not set"),
         ({"a": {"lab_address": "10.77.91.2"}}, {}, "is no host address in lab_network"),
         ({"a": {"lab_address": "10.77.90.1"}}, {}, "belongs to the host's bridge"),
         ({**A, "b": {"lab_address": "10.77.90.2"}}, {}, "belongs to a"),
