@@ -44,8 +44,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """*changes* to the running kernel, names *skipped* as it lacks them, *text* for the next boot."""
+    """*changes* to the running kernel, names *skipped* as it lacks them, *text* for the next boot.
 
+    *values* are all that are wanted, as the kernel prints them.
+    """
+
+    values: Mapping[str, str]
     changes: Tuple[Change, ...]
     skipped: Tuple[str, ...]
     text: str
@@ -148,7 +152,7 @@ def plan(parameters: Mapping[str, object], limits: Sequence[Limit] = (), proc_sy
             if os.statvfs(parameter_path(name, proc_sys)).f_flag & os.ST_RDONLY:
                 raise KernelParameterError(_read_only(change))
             changes.append(change)
-    return Plan(tuple(changes), tuple(skipped), render(values, skipped))
+    return Plan(values, tuple(changes), tuple(skipped), render(values, skipped))
 
 
 def apply(change: Change, proc_sys: str = PROC_SYS) -> None:

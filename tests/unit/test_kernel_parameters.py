@@ -108,9 +108,11 @@ def test_a_value_that_the_kernel_alters_is_an_error(proc_sys, monkeypatch):
 
 
 @pytest.fixture
-def module(ansible_module, proc_sys, monkeypatch):
+def module(ansible_module, proc_sys, monkeypatch, tmp_path):
     runner = ansible_module("kernel_parameters")
     monkeypatch.setattr(runner.plugin.kernel_parameters, "PROC_SYS", proc_sys)
+    monkeypatch.setattr(runner.plugin.sysctl_files, "FOLDERS", (str(tmp_path / "etc"), str(tmp_path / "lib")))
+    monkeypatch.setattr(runner.plugin.sysctl_files, "SYSCTL_CONF", str(tmp_path / "sysctl.conf"))
     return runner
 
 
@@ -161,3 +163,111 @@ def test_a_value_that_the_kernel_refuses_never_gets_into_the_file(module, tmp_pa
 def test_missing_folder_names_the_file(module, tmp_path):
     result = module(path=str(tmp_path / "none" / "x.conf"), parameters={"kernel.pid_max": 4194304})
     assert result["failed"] and "x.conf can't be written" in result["msg"]
+
+
+# Other files
+
+
+@pytest.fixture
+def etc(tmp_path):
+    """Return what writes a file of this name, and the file that the module owns."""
+    for folder in ("etc", "lib"):
+        (tmp_path / folder).mkdir()
+
+    def write(name, text):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    write.own = str(tmp_path / "etc" / "60-ours.conf")
+    return write
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_later_file_that_undoes_a_value_is_named_before_anything_changes(module, proc_sys, etc, check):
+    stig = etc("etc/99-user_max_user_namespaces.conf", f"# STIG\n\n{MAX} = 0\n")
+    result = module(check=check, path=etc.own, parameters={MAX: 15000})
+    assert result["failed"] and not Path(etc.own).exists()
+    assert f"{MAX} = 0 in {stig}, line 3 (DISA STIG: RHEL-08-040284, RHEL-09-213105" in result["msg"]
+    assert Path(proc_sys, "user/max_user_namespaces").read_text() == "0\n"
+
+
+def test_conflicts_can_be_reported_only(module, etc):
+    etc("etc/99-stig.conf", f"{MAX} = 0\n")
+    result = module(path=etc.own, parameters={MAX: 15000}, conflicts="report")
+    assert result["changed"] and "undoes user.max_user_namespaces = 15000" in result["lost"][0]
+    assert any("99-stig.conf, line 1" in str(warning) for warning in result["warnings"])
+
+
+def test_a_later_file_that_agrees_is_no_conflict(module, etc):
+    etc("etc/99-same.conf", f"{MAX}=15000")
+    result = module(path=etc.own, parameters={MAX: 15000})
+    assert result["changed"] and result["lost"] == [] and "99-same.conf" not in str(result.get("warnings"))
+
+
+def test_the_last_of_several_later_files_decides(module, etc):
+    etc("etc/98-no.conf", f"{MAX}=0")
+    etc("lib/99-yes.conf", f"{MAX}=15000")
+    assert module(path=etc.own, parameters={MAX: 15000})["lost"] == []
+
+
+def test_an_earlier_file_that_contradicts_is_warned_of_and_overruled(module, etc):
+    devsec = etc("etc/10-hardening.conf", "kernel/unprivileged_userns_clone = 0\n")
+    result = module(path=etc.own, parameters={"kernel.unprivileged_userns_clone": True})
+    assert result["lost"] == []
+    expected = f"kernel.unprivileged_userns_clone = 0 in {devsec}, line 1 (dev-sec os_hardening)"
+    assert result["overruled"] == [expected] and expected in str(result["warnings"])
+
+
+def test_an_earlier_file_of_the_distribution_is_no_warning(module, etc, monkeypatch, tmp_path):
+    monkeypatch.setattr(module.plugin, "VENDOR", (str(tmp_path / "lib"),))
+    etc("lib/10-apparmor.conf", "kernel.apparmor_restrict_unprivileged_userns = 1\n")
+    result = module(path=etc.own, parameters={"kernel.apparmor_restrict_unprivileged_userns": False})
+    assert len(result["overruled"]) == 1 and str(tmp_path) not in str(result.get("warnings"))
+
+
+def test_masked_files_say_nothing(module, etc):
+    etc("lib/99-stig.conf", f"{MAX}=0")
+    assert module(path=etc.own, parameters={MAX: 15000})["failed"]
+    etc("etc/99-stig.conf", "")
+    assert not module(path=etc.own, parameters={MAX: 15000}).get("failed")
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_sysctl_conf_is_read_last_and_once(module, etc, tmp_path, linked):
+    conf = etc("sysctl.conf", f"{MAX}=0")
+    if linked:
+        (tmp_path / "etc" / "99-sysctl.conf").symlink_to(conf)
+    message = module(path=etc.own, parameters={MAX: 15000})["msg"]
+    assert message.count("undoes") == 1 and "sysctl.conf, line 1" in message
+
+
+def test_a_pattern_touches_only_what_no_file_names(module, etc):
+    etc("etc/99-all.conf", "user.*=0")
+    assert module(path=etc.own, parameters={MAX: 15000})["lost"] == []
+    limit = {"name": MAX, "minimum": 1, "reason": "namespaces are on"}
+    result = module(path=etc.own, parameters={}, limits=[limit])
+    assert result["failed"] and "99-all.conf, line 1" in result["msg"]
+
+
+def test_a_limit_holds_for_the_next_boot_too(module, etc):
+    etc("etc/99-stig.conf", f"{MAX}=0")
+    limit = {"name": MAX, "minimum": 1, "reason": "namespaces are on"}
+    module(path=etc.own, parameters={MAX: 5}, conflicts="report")
+    result = module(path=etc.own, parameters={}, limits=[limit])
+    assert (
+        result["failed"]
+        and "is 0 in the next boot and must be at least 1: namespaces are on" in result["msg"]
+    )
+    assert "99-stig.conf, line 1 (DISA STIG" in result["msg"]
+
+
+def test_who_made_the_running_value_what_it_is_is_named(module, etc):
+    etc("etc/10-stig.conf", f"{MAX}=0")
+    limit = {"name": MAX, "minimum": 1, "reason": "namespaces are on"}
+    message = module(path=etc.own, parameters={}, limits=[limit])["msg"]
+    assert "is 0 in the running kernel" in message and "10-stig.conf, line 1 (DISA STIG" in message
+
+
+def test_further_values_are_reported(module, etc):
+    result = module(path=etc.own, parameters={}, report=["kernel.pid_max", "kernel.none"])
+    assert result["running"] == {"kernel.pid_max": "4194304", "kernel.none": None}
