@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PIP_COMPILE_FLAGS := --quiet --generate-hashes --allow-unsafe --strip-extras --build-deps-for=editable \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-.PHONY: help demo test lint unit molecule docs lock clean bench
+.PHONY: help demo test lint unit molecule test-vm docs lock clean bench
 
 help:               ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ unit: $(BIN)/.dev   ## Unit and property tests: no node, no root
 
 molecule: $(BIN)/.dev   ## Lab tests and Molecule scenarios on booted nodes (root)
 	tests/integration/run
+
+test-vm: $(BIN)/.dev   ## Molecule scenarios on virtual machines, kernels of their own (root; slow without KVM)
+	tests/integration/run machines
 
 bench: $(BIN)/.runtime  ## Figures of this machine; nothing is asserted
 	tests/bench/lab_boot

@@ -64,6 +64,7 @@ restarted:
 
 import base64
 import binascii
+import os
 import pwd
 from pathlib import Path
 from typing import Optional, Tuple
@@ -126,7 +127,7 @@ def run(module: AnsibleModule) -> dict:
         "diff": {
             "before_header": KEY_FILE,
             "after_header": KEY_FILE,
-            "before": "another key, owner or mode\n" if rekeyed else "",
+            "before": "another key, owner or mode\n" if rekeyed and os.path.lexists(KEY_FILE) else "",
             "after": "the key of the cluster, 0400 munge:munge\n" if rekeyed else "",
         },
     }
