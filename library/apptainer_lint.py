@@ -13,7 +13,7 @@ description:
     the advisories.
   - Reads C(apptainer.conf) as Apptainer does, so that a setting that is ignored is found.
   - Never touches what is on a file system of the network; what is there is not judged.
-  - Fails if there are errors that are not waived. Findings that are no errors become warnings.
+  - Fails if there are errors that are not waived.
   - A node without Apptainer has no findings.
 options:
   waivers:
@@ -151,9 +151,6 @@ def main() -> None:
     stopping = [str(finding) for finding in findings if finding.stops]
     if stopping and not module.params["report_only"]:
         module.fail_json(msg="\n".join(["Apptainer on this node breaks rules:", *stopping]), **result)
-    for finding in findings:
-        if not finding.stops:
-            module.warn(str(finding))
     module.exit_json(changed=False, **result)
 
 

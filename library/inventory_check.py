@@ -14,7 +14,7 @@ description:
     fails with all errors at once, each with the variable, the file and line it stands in, what is wrong and
     the mend.
   - Runs on the controller with the Python that runs Ansible, reads files only and changes nothing.
-  - Findings that are no errors become warnings.
+  - Findings that are no errors are returned.
 options:
   sources:
     description: Inventory files or directories, as given to C(ansible-playbook -i).
@@ -120,9 +120,6 @@ def main():
         findings = json.loads(out)
     except ValueError:
         module.fail_json(msg="fleet validate did not run: %s" % (err or out).strip(), rc=rc)
-    for finding in findings:
-        if finding["severity"] == "warning":
-            module.warn(finding["text"])
     errors = [finding["text"] for finding in findings if finding["severity"] == "error"]
     if errors:
         module.fail_json(msg="\n".join(["The inventory has errors; no node was contacted.", *errors]))

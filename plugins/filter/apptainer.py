@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ClusterShell.NodeSet import NodeSet
 
 from module_utils import apptainer_rules, apptainer_state, apptainer_waivers
 
@@ -40,6 +42,18 @@ def apptainer_refuse_errors(desired: Mapping[str, Any], profile: str, waivers: o
     return desired
 
 
+def apptainer_findings_by_host(findings: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
+    """Return what `apptainer_lint` has found on hosts, one line for each finding.
+
+    findings: host → its findings. A line begins with the hosts that have the finding, as a hostlist.
+    """
+    hosts: dict[str, list[str]] = defaultdict(list)
+    for host, found in findings.items():
+        for finding in found:
+            hosts[str(apptainer_rules.Finding(**finding))].append(host)
+    return [f"{NodeSet.fromlist(names)}: {text}" for text, names in hosts.items()]
+
+
 class FilterModule:
     """The filters, for Ansible."""
 
@@ -48,4 +62,5 @@ class FilterModule:
         return {
             "apptainer_desired_state": apptainer_desired_state,
             "apptainer_refuse_errors": apptainer_refuse_errors,
+            "apptainer_findings_by_host": apptainer_findings_by_host,
         }

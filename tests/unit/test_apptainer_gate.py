@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
+from module_utils.apptainer_rules import Finding
 from module_utils.apptainer_state import desired_state
 
 
@@ -75,6 +76,24 @@ def test_a_waived_advisory_passes_until_its_day(gate: Any) -> None:
 def test_a_waiver_with_a_mistake_is_refused_even_if_nothing_is_wrong(gate: Any) -> None:
     with pytest.raises(AnsibleFilterError, match=r"apptainer_waivers: waiver 1 \(L3\).*did you mean L03"):
         gate("1.4.5", waivers=[waiver("L3")])
+
+
+def test_findings_of_nodes_are_put_together(
+    filter_plugin: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_host = filter_plugin("apptainer").FilterModule().filters()["apptainer_findings_by_host"]
+    one, two = (
+        Finding(rule, "warning", "x", f"{rule} is wrong", "mend it", "", "")._asdict()
+        for rule in ("L17", "L25")
+    )
+    lines = by_host({"n1": [one], "n2": [one, two], "n3": []})
+    assert lines == [
+        "n[1-2]: L17 warning: L17 is wrong; mend it",
+        "n2: L25 warning: L25 is wrong; mend it",
+    ]
+    show = filter_plugin("show_warnings").FilterModule().filters()["show_warnings"]
+    assert show(lines) is lines
+    assert "[WARNING]: n[1-2]: L17 warning" in capsys.readouterr().err
 
 
 def test_other_errors_are_refused_too_and_warnings_are_not(gate: Any) -> None:

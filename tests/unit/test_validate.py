@@ -673,10 +673,11 @@ def checkout(tmp_path: Path) -> Path:
     project = tmp_path / "project"
     (project / "playbooks").mkdir(parents=True)
     shutil.copy(PROJECT / "playbooks" / "validate.yml", project / "playbooks")
-    for name in ("library", "module_utils", "fleet"):
+    for name in ("library", "module_utils", "fleet", "plugins"):
         (project / name).symlink_to(PROJECT / name)
     (project / "roles").symlink_to(DATA / "roles")
-    (project / "ansible.cfg").write_text("[defaults]\nlibrary = ./library\n", encoding="utf-8")
+    settings = "library = ./library\nfilter_plugins = ./plugins/filter\ndisplay_ok_hosts = false\n"
+    (project / "ansible.cfg").write_text(f"[defaults]\n{settings}", encoding="utf-8")
     return project
 
 
