@@ -105,7 +105,7 @@ def plan_down(lab_name: str) -> list[Stage]:
         Stage("connections", [_close_step(socket_path) for socket_path in _connections(home)]),
         Stage("nodes", _process_steps(lab_name)),
         Stage("network", _remove_network_steps(lab_name)),
-        Stage("files", [Step(f"remove {home}", lambda: shutil.rmtree(home))] if home.exists() else []),
+        Stage("files", [Step(f"remove {home}", lambda: _remove(home))] if os.path.lexists(home) else []),
     ]
     return [stage for stage in stages if stage.steps]
 
@@ -141,9 +141,13 @@ def bring_up(lab: Lab, report: Callable[[str, float], None], *, install_host_pac
         raise FleetError("this machine cannot carry a lab yet:\n  " + "\n  ".join(lacks))
     with locked(lab_lock(lab.name)):
         stages = plan_up(lab)
+        # Before anything of this lab is on the machine: its folder says that what follows is its own.
+        lab.home.mkdir(parents=True, exist_ok=True)
         carry_out(stages, report)
+        # Also if there was nothing to do: an earlier run may have been killed while it waited.
+        waited = wait_for_ssh(lab)
         if stages:
-            report("wait for SSH", wait_for_ssh(lab))
+            report("wait for SSH", waited)
     return bool(stages)
 
 
@@ -220,7 +224,7 @@ def _kill_step(lab_name: str, node_name: str, *, forget: bool) -> Step:
         for backend in BACKENDS.values():
             backend.kill(lab_name, node_name)
         if forget:
-            shutil.rmtree(node_home(lab_name, node_name), ignore_errors=True)
+            _remove(node_home(lab_name, node_name))
 
     return Step(f"{'remove' if forget else 'switch off'} node {node_name}", act)
 
@@ -260,7 +264,7 @@ def _network_steps(lab: Lab, network_lost: bool) -> list[Step]:
                 lambda: network.create_bridge(lab),
             )
         )
-    if not network.nat_exists(lab.name):
+    if not network.nat_complete(lab):
         steps.append(
             Step(
                 f"create nft table ip {network.nat_table(lab.name)} (masquerade {lab.network})",
@@ -298,8 +302,9 @@ def _identity_steps(lab: Lab) -> list[Step]:
 
 
 def _name_steps(lab: Lab, repository: PackageRepository, *, changed: bool) -> list[Step]:
-    """Files by which programs on this machine find the nodes; they follow from the nodes' host keys."""
-    if not changed and (lab.home / "repository.json").exists():
+    """Files by which this machine and the nodes find the nodes; a note says for which they were written."""
+    note = lab.home / "named.json"
+    if not changed and note.exists() and note.read_text() == _named(lab):
         return []
 
     def act() -> None:
@@ -320,8 +325,17 @@ def _name_steps(lab: Lab, repository: PackageRepository, *, changed: bool) -> li
         _replace(lab.home / "repository.json", json.dumps(facts, indent=2) + "\n")
         for node in lab.nodes:
             BACKENDS[node.backend].write_hosts(lab, node)
+        _replace(note, _named(lab))
 
     return [Step(f"write {lab.home}/ssh_config and known_hosts", act)]
+
+
+def _named(lab: Lab) -> str:
+    """What the files follow from: the nodes, and when each was made, since that made its host key."""
+    made = {node.name: node_home(lab.name, node.name) / "node.json" for node in lab.nodes}
+    times = {name: path.stat().st_mtime_ns for name, path in made.items() if path.exists()}
+    servers = [node.name for node in lab.nodes if node.serves_repository]
+    return json.dumps([[[n.name, n.address] for n in lab.nodes], times, servers])
 
 
 def _process_steps(lab_name: str) -> list[Step]:
@@ -347,7 +361,7 @@ def _remove_network_steps(lab_name: str) -> list[Step]:
             )
         )
     if network.forwarding_must_be_restored(leaving=lab_name):
-        steps.append(Step("set net.ipv4.ip_forward back", network.restore_forwarding))
+        steps.append(Step("set net.ipv4.ip_forward back", lambda: network.restore_forwarding(lab_name)))
     return steps
 
 
@@ -387,3 +401,11 @@ def _replace(path: Path, text: str) -> None:
     part.write_text(text)
     part.chmod(0o644)
     part.rename(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder and what is below it, or whatever stands in its place; links are not followed."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)

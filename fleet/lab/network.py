@@ -8,17 +8,23 @@ import os
 import re
 import subprocess
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fleet.errors import FleetError
+from fleet.lab.cache import locked
 from fleet.lab.model import Lab, bridge_name, lab_home
 from fleet.lab.run import run
-from fleet.paths import state_home
 
 HOSTS_FILE = Path("/etc/hosts")
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-#: What net.ipv4.ip_forward was before the first lab; it exists as long as a lab has it switched on.
-FORWARD_BEFORE = "ip_forward.before"
+#: Shared by the labs of all state folders of this machine, and gone with a boot, as what it describes.
+MACHINE = Path("/run/apptainer-fleet-lab")
+
+
+def machine_lock() -> AbstractContextManager[None]:
+    """Held while changing what all labs of this machine share: /etc/hosts, forwarding, networks."""
+    return locked(MACHINE / "lock")
 
 
 def bridge_exists(lab_name: str) -> bool:
@@ -29,13 +35,19 @@ def bridge_exists(lab_name: str) -> bool:
 def check_bridge_is_ours(lab_name: str) -> None:
     """Refuse to touch a lab of this name that was made from another state folder; nothing here says how.
 
-    :raises FleetError: its bridge is labelled with another folder.
+    :raises FleetError: its bridge is labelled with another folder, or has no label and cannot be a bridge
+        that was half made here.
     """
     label = bridge_label(bridge_name(lab_name))
     if label and label != str(lab_home(lab_name)):
         raise FleetError(
             f"lab_name {lab_name}: a lab of that name is up from another state folder, {label}",
             "set another lab_name and lab_network, or take that one down with its XDG_STATE_HOME",
+        )
+    if bridge_exists(lab_name) and not label and not lab_home(lab_name).exists():
+        raise FleetError(
+            f"lab_name {lab_name}: this machine has a link {bridge_name(lab_name)} that no lab made",
+            "set another lab_name, or remove the link",
         )
 
 
@@ -105,17 +117,27 @@ def nat_table(lab_name: str) -> str:
 
 
 def nat_exists(lab_name: str) -> bool:
-    """Whether the lab's nft table is there; a table is made in one transaction, so it is then complete."""
+    """Whether the lab's nft table is there, for whatever network."""
     result = subprocess.run(
         ["nft", "list", "table", "ip", nat_table(lab_name)], capture_output=True, text=True, check=False
     )
     return result.returncode == 0
 
 
+def nat_complete(lab: Lab) -> bool:
+    """Whether the lab's nft table is there and masquerades the network that the lab has now."""
+    result = subprocess.run(
+        ["nft", "list", "table", "ip", nat_table(lab.name)], capture_output=True, text=True, check=False
+    )
+    return result.returncode == 0 and f"saddr {lab.network} oifname" in result.stdout
+
+
 def create_nat(lab: Lab) -> None:
-    """Let the nodes reach what this machine reaches."""
+    """Let the nodes reach what this machine reaches, in place of an older table; one transaction."""
     table = nat_table(lab.name)
     rules = f"""
+        table ip {table} {{}}
+        delete table ip {table}
         table ip {table} {{
             chain postrouting {{
                 type nat hook postrouting priority srcnat
@@ -139,24 +161,33 @@ def forwarding_is_on() -> bool:
 
 def switch_forwarding_on() -> None:
     """Forward IPv4 packets, remembering what was before, first of all on disk."""
-    before = state_home() / FORWARD_BEFORE
-    if not forwarding_is_on():
-        before.parent.mkdir(parents=True, exist_ok=True)
-        before.write_text(IP_FORWARD.read_text())
-        IP_FORWARD.write_text("1\n")
+    with machine_lock():
+        if not forwarding_is_on():
+            _before().write_text(IP_FORWARD.read_text())
+            IP_FORWARD.write_text("1\n")
 
 
 def forwarding_must_be_restored(leaving: str) -> bool:
     """Whether a lab switched forwarding on and no other lab than the one that leaves needs it."""
-    others = [p for p in Path("/sys/class/net").glob("lab-*") if p.name != bridge_name(leaving)]
-    return (state_home() / FORWARD_BEFORE).exists() and not others
+    return _before().exists() and not _other_labs(leaving)
 
 
-def restore_forwarding() -> None:
-    """Set IPv4 forwarding back to what it was before the first lab."""
-    before = state_home() / FORWARD_BEFORE
-    IP_FORWARD.write_text(before.read_text())
-    before.unlink()
+def restore_forwarding(leaving: str) -> None:
+    """Set IPv4 forwarding back to what it was before the first lab, unless another lab has come meanwhile."""
+    with machine_lock():
+        if forwarding_must_be_restored(leaving):
+            IP_FORWARD.write_text(_before().read_text())
+            _before().unlink()
+
+
+def _before() -> Path:
+    """What net.ipv4.ip_forward was before the first lab; it exists as long as a lab has it switched on."""
+    return MACHINE / "ip_forward.before"
+
+
+def _other_labs(leaving: str) -> list[str]:
+    bridges = (path.name for path in Path("/sys/class/net").glob("lab-*"))
+    return [bridge for bridge in bridges if bridge != bridge_name(leaving) and bridge_label(bridge)]
 
 
 def hosts_lines(lab: Lab) -> str:
@@ -182,14 +213,16 @@ def hosts_block_complete(lab: Lab) -> bool:
 
 def write_hosts_block(lab: Lab) -> None:
     """Put the lab's names into /etc/hosts, in place of an older block."""
-    others = _without_block(HOSTS_FILE.read_text(), lab.name)
-    newline = "\n" if others and not others.endswith("\n") else ""
-    _replace_hosts(others + newline + host_block(lab))
+    with machine_lock():
+        others = _without_block(HOSTS_FILE.read_text(), lab.name)
+        newline = "\n" if others and not others.endswith("\n") else ""
+        _replace_hosts(others + newline + host_block(lab))
 
 
 def remove_hosts_block(lab_name: str) -> None:
     """Take the lab's names out of /etc/hosts; every other byte stays."""
-    _replace_hosts(_without_block(HOSTS_FILE.read_text(), lab_name))
+    with machine_lock():
+        _replace_hosts(_without_block(HOSTS_FILE.read_text(), lab_name))
 
 
 def _begin(lab_name: str) -> str:

@@ -7,6 +7,7 @@ mount and PID namespaces that end with its first process, however that ends.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,12 +22,13 @@ from fleet.lab.model import REPOSITORY_PORT, Lab, Node, node_home
 from fleet.lab.repository import PackageRepository
 from fleet.lab.run import ISOLATED, environment, kill_processes, processes_naming
 
-#: $1 overlay options, $2 its mount point, the rest: what to run there.
-#: The tmpfs keeps nspawn's own notes about the machine inside this mount namespace.
-MOUNT_AND_RUN = (
-    'mount -t overlay overlay -o "$1" "$2" && mkdir -p /run/systemd/nspawn'
-    ' && mount -t tmpfs tmpfs /run/systemd/nspawn && shift 2 && exec "$@"'
-)
+#: $1 overlay options, $2 its mount point, the rest: what to run there. The tmpfs keeps nspawn's own notes
+#: about the machine inside this mount namespace. Status 133 asks for a reboot (systemd-nspawn(1)).
+MOUNT_AND_RUN = """\
+mount -t overlay overlay -o "$1" "$2" && mkdir -p /run/systemd/nspawn || exit
+mount -t tmpfs tmpfs /run/systemd/nspawn && shift 2 || exit
+while "$@"; [ $? = 133 ]; do :; done
+"""
 
 REPOSITORY_MOUNT = "/srv/lab-repository"
 REPOSITORY_UNIT = f"""\
@@ -109,7 +111,7 @@ class Nspawn:
                     *ISOLATED,
                     *["sh", "-c", MOUNT_AND_RUN, "sh", overlay, str(home / "root")],
                     *["systemd-nspawn", "--quiet", "--boot", "--directory", str(home / "root")],
-                    *["--machine", f"{lab.name}-{node.name}", "--hostname", node.name],
+                    *["--machine", _machine_name(lab, node), "--hostname", node.name],
                     *["--register=no", "--keep-unit", f"--network-bridge={lab.bridge}"],
                     *["--resolv-conf=off", "--link-journal=no", "--capability=all", "--console=read-only"],
                     # systemd's word for an orderly power-off.
@@ -142,10 +144,18 @@ class Nspawn:
         kill_processes(lambda: processes_naming(lab_name, node_home(lab_name, node_name)))
 
     def _recipe(self, lab: Lab, node: Node) -> str:
-        return json.dumps({**node.spec(), "image": self.image_folder(lab, node).name}, sort_keys=True)
+        made_of = {"image": self.image_folder(lab, node).name, "network": str(lab.network)}
+        return json.dumps({**node.spec(), **made_of}, sort_keys=True)
 
     def _image(self, lab: Lab, node: Node) -> BaseImage:
         return BaseImage.of(node, debian_mirror(lab.mirror))
+
+
+def _machine_name(lab: Lab, node: Node) -> str:
+    """Unique on this machine, since its end of the network is named after it: no lab's name has a dot."""
+    name = f"{lab.name}.{node.name}"
+    # machine names have 64 characters at the most
+    return name if len(name) <= 64 else hashlib.sha256(name.encode()).hexdigest()  # noqa: PLR2004
 
 
 def _write(root: Path, name: str, file: NodeFile) -> None:

@@ -111,7 +111,8 @@ class Qemu:
         return Machine.of(node, debian_mirror(lab.mirror))
 
     def _recipe(self, lab: Lab, node: Node) -> str:
-        return json.dumps({**node.spec(), "image": self.image_folder(lab, node).name}, sort_keys=True)
+        made_of = {"image": self.image_folder(lab, node).name, "network": str(lab.network)}
+        return json.dumps({**node.spec(), **made_of}, sort_keys=True)
 
     def _command(self, lab: Lab, node: Node, *, cold: bool) -> list[str]:
         machine, home = self._machine(lab, node), node_home(lab.name, node.name)

@@ -14,17 +14,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fleet.lab.model import lab_home
 from fleet.lab.run import marked_processes
 
 NODES = {"a": {"lab_address": "10.77.99.11"}, "b": {"lab_address": "10.77.99.12"}}
 KILLS = 10
 BUSY = os.environ.get("LAB_TEST_BUSY_MACHINE") == "1"
-OURS = re.compile(rb"itlab|10\.77\.9[89]\.|pytest-")
+OURS = re.compile(rb"itlab|it-lab|lab-it|10\.77\.9[89]\.|pytest-")
 
 
 def write_inventory(folder: Path, name: str, network: str, hosts: dict) -> Path:
@@ -226,6 +228,82 @@ def test_a_node_joins_and_leaves_with_the_inventory(lab: Path, tmp_path: Path) -
     succeed("up", "-i", lab)
     assert fleet("ssh", "-i", lab, "c", "true").returncode == 1
     assert not any(b"nodes/c/" in Path(f"/proc/{p}/cmdline").read_bytes() for p in marked_processes("itlab"))
+
+
+def test_a_node_that_reboots_comes_back(lab: Path) -> None:
+    succeed("up", "-i", lab)
+    boot = succeed("ssh", "-i", lab, "a", "cat /proc/sys/kernel/random/boot_id; stat -c %Z /proc/1")
+    fleet("ssh", "-i", lab, "a", "systemctl reboot")
+    deadline = time.monotonic() + 30
+    now = boot
+    while now in (boot, "") and time.monotonic() < deadline:
+        time.sleep(0.3)
+        now = fleet("ssh", "-i", lab, "a", "cat /proc/sys/kernel/random/boot_id; stat -c %Z /proc/1").stdout
+    assert now not in (boot, "")
+    assert succeed("ssh", "-i", lab, "b", "getent hosts a") != ""
+
+
+def test_another_network_is_another_network_everywhere(lab: Path, tmp_path: Path) -> None:
+    succeed("up", "-i", lab)
+    moved = {
+        name: {"lab_address": host["lab_address"].replace(".99.", ".98.")} for name, host in NODES.items()
+    }
+    write_inventory(tmp_path, "itlab", "10.77.98.0/25", moved)
+    succeed("up", "-i", lab)
+    assert "nothing to change" in succeed("up", "-i", lab)
+    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+    assert "10.77.98.0/25" in rules
+    assert "10.77.99." not in rules
+    assert "10.77.98.11/25" in succeed("ssh", "-i", lab, "a", "ip -brief address")
+
+
+def test_what_names_nodes_is_mended(lab: Path) -> None:
+    """As after a kill between the making of a node and the writing of the names."""
+    succeed("up", "-i", lab)
+    home = lab_home("itlab")
+    (home / "ssh_config").write_text("")
+    (home / "named.json").unlink()
+    assert "names" in succeed("up", "-i", lab)
+    assert succeed("exec", "-i", lab, "true") == ""
+
+
+def test_junk_among_the_nodes_goes(lab: Path) -> None:
+    succeed("up", "-i", lab)
+    nodes = lab_home("itlab") / "nodes"
+    (nodes / "file").touch()
+    (nodes / "link").symlink_to("/etc")
+    succeed("up", "-i", lab)
+    assert "nothing to change" in succeed("up", "-i", lab)
+    assert Path("/etc/passwd").exists()
+
+
+def test_a_lab_of_another_state_folder_is_left_alone(lab: Path, tmp_path: Path) -> None:
+    succeed("up", "-i", lab)
+    other = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    for command in ("up", "down"):
+        refused = fleet(command, "-i", lab, env=other)
+        assert refused.returncode == 1
+        assert "from another state folder" in refused.stderr
+    assert "itlab" not in succeed("down", "--all", "--dry-run", env=other)
+    assert succeed("exec", "-i", lab, "true") == ""
+
+
+def test_labs_come_and_go_at_the_same_time(tmp_path: Path) -> None:
+    """Names that only together are the same: lab it, node lab-a, and lab it-lab, node a."""
+    before = host_state()
+    inventories = [
+        write_inventory(tmp_path, "it", "10.77.99.0/24", {"lab-a": {"lab_address": "10.77.99.11"}}),
+        write_inventory(tmp_path, "it-lab", "10.77.98.0/24", {"a": {"lab_address": "10.77.98.11"}}),
+    ]
+    try:
+        for command in ("up", "down") * 2:
+            with ThreadPoolExecutor() as pool:
+                results = list(pool.map(lambda path: fleet(command, "-i", path), inventories))  # noqa: B023
+            assert [result.returncode for result in results] == [0, 0], [r.stderr for r in results]
+    finally:
+        for name in ("it", "it-lab"):
+            fleet("down", "--name", name)
+    assert_host_is_as(before)
 
 
 def test_killed_up_leaves_nothing_after_down(lab: Path) -> None:
