@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,27 @@ USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+")
 RELEASE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
+#: Users and groups of any Debian system (package base-passwd, users-and-groups.txt), and those of a node's
+#: packages. Groups, too, because every user gets one of his name.
+SYSTEM_NAMES = frozenset(
+    (
+        *("adm", "audio", "backup", "bin", "cdrom", "crontab", "daemon", "dialout", "dip", "disk"),
+        *("fax", "floppy", "games", "input", "irc", "kmem", "kvm", "list", "lp", "mail", "man"),
+        *("messagebus", "munge", "news", "nobody", "nogroup", "operator", "plugdev", "polkitd"),
+        *("proxy", "render", "root", "sasl", "shadow", "slurm", "src", "ssh", "sshd", "staff"),
+        *("sudo", "sync", "sys", "tape", "tty", "users", "utmp", "uucp", "video", "voice"),
+        *("www-data"),
+    )
+)
+#: Those that packages make, by Debian's policy (9.2.1) and by the habit of systemd.
+SYSTEM_PREFIXES = ("_", "systemd-")
+
 BACKENDS = ("nspawn", "qemu")
 REPOSITORY_GROUP = "lab_repository"
 REPOSITORY_PORT = 8080
+
+#: Facts about the whole lab, on which its hosts agree.
+SHARED_VARIABLES = ("lab_name", "lab_network", "lab_mirror")
 
 #: Every variable the lab understands, with the type it must have. ``validate`` uses it too.
 LAB_VARIABLES: Mapping[str, type] = {
@@ -142,11 +160,12 @@ def lab_home(lab_name: str) -> Path:
 
     :raises FleetError: not a lab name.
     """
-    if not LAB_NAME.fullmatch(lab_name):
+    try:
+        _check_lab_name(lab_name)
+    except FleetError as error:
         raise FleetError(
-            f"lab_name {lab_name!r}: must be a letter and at most ten of a-z, 0-9 and -",
-            "set lab_name in the inventory, or --name",
-        )
+            f"lab_name: {error.message}", f"set lab_name in the inventory, or --name, to {error.mend}"
+        ) from error
     return state_home() / "labs" / lab_name
 
 
@@ -185,17 +204,15 @@ def load_lab(inventory: Path) -> Lab:
         raise FleetError(f"inventory {inventory}: no hosts", "give it hosts, each with a lab_address")
     nodes = tuple(_node(name, hostvars[name], name in serving) for name in hostvars)
     lab = Lab(
-        name=_shared(hostvars, "lab_name", str),
-        network=_network(_shared(hostvars, "lab_network", str)),
-        mirror=_shared(hostvars, "lab_mirror", str, ""),
+        name=_shared(hostvars, "lab_name"),
+        network=parse_network(_shared(hostvars, "lab_network")),
+        mirror=_shared(hostvars, "lab_mirror", ""),
         nodes=nodes,
         inventory=inventory,
         groups=groups,
     )
-    lab_home(lab.name)
     _check_addresses(lab)
-    if len([node for node in nodes if node.serves_repository]) > 1:
-        raise FleetError(f"group {REPOSITORY_GROUP}: more than one host", "leave one")
+    check_repository_group(serving)
     return lab
 
 
@@ -225,9 +242,53 @@ def _read_inventory(inventory: Path) -> tuple[dict[str, dict[str, Any]], dict[st
     return hostvars, groups
 
 
-def _shared(hostvars: Mapping[str, Mapping[str, Any]], variable: str, kind: type, default: Any = None) -> Any:
-    """A variable that is a fact about the whole lab, so every host must agree on it."""
-    values = {name: variables.get(variable, default) for name, variables in hostvars.items()}
+# --- what an inventory may say; ``fleet validate`` asks the same functions ----------------------------------
+
+
+def check_value(variable: str, value: Any) -> None:
+    """Refuse a value that a variable of ``LAB_VARIABLES`` cannot have.
+
+    :raises FleetError: what is wrong with the value and what would be right, without the variable.
+    """
+    kind = LAB_VARIABLES[variable]
+    if not isinstance(value, kind):
+        raise FleetError(f"{value!r} is no {kind.__name__}", f"write a {kind.__name__}")
+    _CHECKS.get(variable, bool)(value)
+
+
+def check_host_name(name: str) -> None:
+    """Refuse what cannot be the name of a node.
+
+    :raises FleetError: the name is longer than one label, or has other characters.
+    """
+    if not NODE_NAME.fullmatch(name):
+        raise FleetError(f"host {name}: no valid host name", "use a-z, 0-9 and -")
+
+
+def check_address(address: ipaddress.IPv4Address, network: ipaddress.IPv4Network) -> None:
+    """Refuse an address that no node can have in a network.
+
+    :raises FleetError: it is outside, or taken already.
+    """
+    what = ""
+    if address not in network:
+        what = f"outside lab_network {network}"
+    elif address in (network.network_address, network.broadcast_address):
+        what = f"the network or broadcast address of {network}"
+    elif address == network.network_address + 1:
+        what = "the address of the lab's bridge"
+    if what:
+        raise FleetError(
+            f"{address} is {what}",
+            f"choose one from {network.network_address + 2} to {network.broadcast_address - 1}",
+        )
+
+
+def check_shared(variable: str, values: Mapping[str, Any]) -> None:
+    """Refuse values, by host, of a variable that is a fact about the whole lab (``SHARED_VARIABLES``).
+
+    :raises FleetError: the hosts do not agree.
+    """
     first_host, first = next(iter(values.items()))
     for name, value in values.items():
         if value != first:
@@ -235,78 +296,127 @@ def _shared(hostvars: Mapping[str, Mapping[str, Any]], variable: str, kind: type
                 f"{variable}: {first!r} on {first_host} but {value!r} on {name}",
                 "set it once, in group_vars/all",
             )
-    if first is None:
-        raise FleetError(f"{variable}: is not set", "set it in group_vars/all")
-    if not isinstance(first, kind):
-        raise FleetError(f"{variable}: {first!r} is no {kind.__name__}", "set it in group_vars/all")
-    return first
 
 
-def _network(text: str) -> ipaddress.IPv4Network:
+def check_repository_group(hosts: Sequence[str]) -> None:
+    """Refuse hosts that cannot serve the lab's repository together.
+
+    :raises FleetError: it is more than one.
+    """
+    if len(hosts) > 1:
+        raise FleetError(f"group {REPOSITORY_GROUP}: more than one host", "leave one")
+
+
+def parse_network(text: str) -> ipaddress.IPv4Network:
+    """The network of a lab: private, with room for a bridge and a handful of nodes.
+
+    :raises FleetError: it is none.
+    """
     try:
         network = ipaddress.IPv4Network(text)
     except ValueError as error:
-        raise FleetError(f"lab_network: {error}", "a network like 10.77.1.0/24") from error
-    if not network.is_private or network.prefixlen > 29:  # noqa: PLR2004 - a bridge and a handful of nodes
-        raise FleetError(f"lab_network {text}: not a private network of /29 or larger", "try 10.77.1.0/24")
+        raise FleetError(str(error), "a network like 10.77.1.0/24") from error
+    if not network.is_private or network.prefixlen > _LONGEST_PREFIX:
+        raise FleetError(
+            f"{text} is not a private network of /{_LONGEST_PREFIX} or larger", "try 10.77.1.0/24"
+        )
     return network
+
+
+_LONGEST_PREFIX = 29
+
+
+def _check_lab_name(text: str) -> None:
+    if not LAB_NAME.fullmatch(text):
+        raise FleetError(
+            f"{text!r} is no name for a lab", "a letter and at most ten of a-z, 0-9 and - after it"
+        )
+
+
+def _check_ipv4(text: str) -> None:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError as error:
+        raise FleetError(str(error), "an IPv4 address in lab_network") from error
+
+
+def _check_backend(text: str) -> None:
+    if text not in BACKENDS:
+        raise FleetError(f"{text!r} is no backend", f"one of {', '.join(BACKENDS)}")
+
+
+def _check_release(text: str) -> None:
+    if not RELEASE_NAME.fullmatch(text):
+        raise FleetError(f"{text!r} is no release", "a Debian code name like trixie")
+
+
+def _check_names(items: Iterable[Any], pattern: re.Pattern[str]) -> None:
+    for item in items:
+        if not isinstance(item, str) or not pattern.fullmatch(item):
+            raise FleetError(f"{item!r} is no valid name", f"must match {pattern.pattern}")
+
+
+def _check_users(items: Sequence[Any]) -> None:
+    _check_names(items, USER_NAME)
+    for item in items:
+        if item in SYSTEM_NAMES or item.startswith(SYSTEM_PREFIXES):
+            raise FleetError(
+                f"{item!r} is a user or group of the system", "name normal users here, such as alice"
+            )
+
+
+def _check_number(value: int) -> None:
+    if isinstance(value, bool) or value < 1:
+        raise FleetError(f"{value!r} is no number of anything", "a whole number from 1")
+
+
+def _shared(hostvars: Mapping[str, Mapping[str, Any]], variable: str, default: Any = None) -> Any:
+    values = {name: variables.get(variable, default) for name, variables in hostvars.items()}
+    check_shared(variable, values)
+    value = next(iter(values.values()))
+    if value is None:
+        raise FleetError(f"{variable}: is not set", "set it in group_vars/all")
+    _check_here(variable, value, variable)
+    return value
+
+
+def _check_here(variable: str, value: Any, place: str) -> None:
+    """Check a value; the error names the place."""
+    try:
+        check_value(variable, value)
+    except FleetError as error:
+        raise FleetError(f"{place}: {error.message}", error.mend) from error
 
 
 def _node(name: str, variables: Mapping[str, Any], serves_repository: bool) -> Node:
     def get(variable: str, default: Any = None) -> Any:
         value = variables.get(variable, default)
-        kind = LAB_VARIABLES[variable]
         if value is None:
             raise FleetError(f"{variable} of host {name}: is not set", "set it in the inventory")
-        if not isinstance(value, kind):
-            raise FleetError(
-                f"{variable} of host {name}: {value!r} is no {kind.__name__}", "set it in the inventory"
-            )
+        _check_here(variable, value, f"{variable} of host {name}")
         return value
 
-    def names(variable: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
-        items = get(variable, [])
-        for item in items:
-            if not isinstance(item, str) or not pattern.fullmatch(item):
-                raise FleetError(
-                    f"{variable} of host {name}: {item!r} is no valid name", f"must match {pattern.pattern}"
-                )
-        return tuple(items)
-
-    if not NODE_NAME.fullmatch(name):
-        raise FleetError(f"host {name}: no valid host name", "use a-z, 0-9 and -")
+    check_host_name(name)
     unknown = sorted(v for v in variables if v.startswith("lab_") and v not in LAB_VARIABLES)
     if unknown:
         raise FleetError(
             f"{unknown[0]} of host {name}: no variable of the lab", f"one of {', '.join(LAB_VARIABLES)}"
         )
-    backend, release = get("lab_backend", "nspawn"), get("lab_release", "trixie")
-    if backend not in BACKENDS:
-        raise FleetError(f"lab_backend of host {name}: {backend!r}", f"one of {', '.join(BACKENDS)}")
-    if not RELEASE_NAME.fullmatch(release):
-        raise FleetError(f"lab_release of host {name}: {release!r}", "a Debian code name like trixie")
     return Node(
         name=name,
         address=get("lab_address"),
-        backend=backend,
-        release=release,
-        packages=tuple(sorted(set(names("lab_packages", PACKAGE_NAME)))),
-        users=names("lab_users", USER_NAME),
-        devices=(FUSE, *_devices(name, get("lab_devices", []))),
+        backend=get("lab_backend", "nspawn"),
+        release=get("lab_release", "trixie"),
+        packages=tuple(sorted(set(get("lab_packages", [])))),
+        users=tuple(get("lab_users", [])),
+        devices=(FUSE, *_devices(get("lab_devices", []))),
         serves_repository=serves_repository,
-        cpus=_positive(get, "lab_cpus", 2),
-        memory=_positive(get, "lab_memory", 1024),
+        cpus=get("lab_cpus", 2),
+        memory=get("lab_memory", 1024),
     )
 
 
-def _positive(get: Callable[[str, Any], Any], variable: str, default: int) -> int:
-    value: int = get(variable, default)
-    if isinstance(value, bool) or value < 1:
-        raise FleetError(f"{variable}: {value!r}", "a whole number from 1")
-    return value
-
-
-def _devices(host: str, items: Iterable[Any]) -> list[Device]:
+def _devices(items: Iterable[Any]) -> list[Device]:
     devices = []
     for item in items:
         try:
@@ -322,7 +432,7 @@ def _devices(host: str, items: Iterable[Any]) -> list[Device]:
             valid = None
         if not valid:
             raise FleetError(
-                f"lab_devices of host {host}: {item!r}",
+                f"{item!r} is no device",
                 "each is {path: /dev/NAME, major: NUMBER, minor: NUMBER, mode: '0666'}",
             )
         devices.append(device)
@@ -330,24 +440,28 @@ def _devices(host: str, items: Iterable[Any]) -> list[Device]:
 
 
 def _check_addresses(lab: Lab) -> None:
-    owners: dict[ipaddress.IPv4Address, str] = {lab.network.network_address + 1: "the host's bridge"}
+    owners: dict[str, str] = {}
     for node in lab.nodes:
+        place = f"lab_address of host {node.name}"
         try:
-            address = ipaddress.IPv4Address(node.address)
-        except ValueError as error:
-            raise FleetError(
-                f"lab_address of host {node.name}: {error}", f"an address in {lab.network}"
-            ) from error
-        if address not in lab.network or address in (
-            lab.network.network_address,
-            lab.network.broadcast_address,
-        ):
-            raise FleetError(
-                f"lab_address of host {node.name}: {address} is no host address in lab_network {lab.network}",
-                "change one of the two",
-            )
-        if address in owners:
-            raise FleetError(
-                f"lab_address of host {node.name}: {address} belongs to {owners[address]}", "choose another"
-            )
-        owners[address] = node.name
+            check_address(ipaddress.IPv4Address(node.address), lab.network)
+        except FleetError as error:
+            raise FleetError(f"{place}: {error.message}", error.mend) from error
+        owner = owners.setdefault(node.address, node.name)
+        if owner != node.name:
+            raise FleetError(f"{place}: {node.address} belongs to {owner}", "choose another")
+
+
+#: What a type cannot say of a variable.
+_CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "lab_name": _check_lab_name,
+    "lab_network": parse_network,
+    "lab_address": _check_ipv4,
+    "lab_backend": _check_backend,
+    "lab_release": _check_release,
+    "lab_packages": lambda items: _check_names(items, PACKAGE_NAME),
+    "lab_users": _check_users,
+    "lab_devices": _devices,
+    "lab_cpus": _check_number,
+    "lab_memory": _check_number,
+}
