@@ -29,7 +29,7 @@ SYSTEM_NAMES = frozenset(
         *("messagebus", "munge", "news", "nobody", "nogroup", "operator", "plugdev", "polkitd"),
         *("proxy", "render", "root", "sasl", "shadow", "slurm", "src", "ssh", "sshd", "staff"),
         *("sudo", "sync", "sys", "tape", "tty", "users", "utmp", "uucp", "video", "voice"),
-        *("www-data"),
+        "www-data",
     )
 )
 #: Those that packages make, by Debian's policy (9.2.1) and by the habit of systemd.

@@ -72,7 +72,7 @@ A = {"a": {"lab_address": "10.77.90.2"}}
         (A, {"lab_packages": ["$(id)"]}, "lab_packages of host a"),
         (A, {"lab_users": "alice"}, "lab_users of host a"),
         (A, {"lab_users": ["alice", "root"]}, "'root' is a user or group of the system"),
-        (A, {"lab_users": ["sudo"]}, "lab_users of host a: 'sudo'"),
+        (A, {"lab_users": ["w", "www-data"]}, "lab_users of host a: 'www-data'"),
         (A, {"lab_users": ["_chrony"]}, "lab_users of host a: '_chrony'"),
         (A, {"lab_users": ["systemd-network"]}, "lab_users of host a: 'systemd-network'"),
         (A, {"lab_users": ["Alice"]}, "'Alice' is no valid name"),
