@@ -27,6 +27,22 @@ DEFAULT_CONSTRAINTS: Mapping[str, Value] = {
     "ConstrainSwapSpace": True,
 }
 
+# What a running daemon keeps whatever is in the file, until it is restarted: where it listens, and how it
+# authenticates. Since Slurm 23.11 that is all; scontrol(1), reconfigure, and slurm.conf(5), introduction.
+FIXED_PARAMETERS = (
+    "AuthAltParameters",
+    "AuthAltTypes",
+    "AuthInfo",
+    "AuthType",
+    "CommunicationParameters",
+    "CredType",
+    "SlurmctldHost",
+    "SlurmctldPort",
+    "SlurmdPort",
+)
+DEFAULT_SLURMCTLD_PORT = 6817
+_FIXED = {name.lower() for name in FIXED_PARAMETERS}
+
 # Lines that this project writes itself; a second one by way of free parameters would go unnoticed.
 _RESERVED = {"nodename", "partitionname", "nodeset", "include"}
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -99,6 +115,38 @@ def merge(*layers: Mapping[str, Optional[Value]]) -> Dict[str, Value]:
             else:
                 merged[present] = value
     return merged
+
+
+def slurmctld_port(parameters: Mapping[str, Value]) -> int:
+    """Return the port at which slurmctld is asked first: SlurmctldPort is a port or a range of them.
+
+    Raises SlurmConfError if it is neither.
+    """
+    value = merge({"slurmctldport": DEFAULT_SLURMCTLD_PORT}, parameters)["slurmctldport"]
+    found = re.fullmatch(r"([0-9]{1,5})(-[0-9]{1,5})?", str(value))
+    if not found or not 0 < int(found.group(1)) < 2**16:
+        raise SlurmConfError(f"slurm_parameters: SlurmctldPort is {value!r}: make it a port such as 6817")
+    return int(found.group(1))
+
+
+def fixed_settings(text: str) -> Dict[str, str]:
+    """Return those of FIXED_PARAMETERS, in lower case, that the slurm.conf *text* sets."""
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {key.strip().lower(): value.strip() for key, _, value in pairs if key.strip().lower() in _FIXED}
+
+
+def render_slurmd_environment(controller: str, parameters: Mapping[str, Value]) -> str:
+    """Return what systemd gives to slurmd: where its configuration is.
+
+    It also names what a running slurmd keeps, so that the file differs whenever slurmd needs a restart.
+    Raises SlurmConfError for a bad SlurmctldPort.
+    """
+    fixed = {key: value for key, value in merge(parameters).items() if key.lower() in _FIXED}
+    kept = format_line({key: fixed[key] for key in sorted(fixed)}, "slurm_parameters")
+    return (
+        f"{HEADER}# It keeps, until it is restarted: {kept}"
+        f'SLURMD_OPTIONS="--conf-server {controller}:{slurmctld_port(parameters)}"\n'
+    )
 
 
 def round_memory(mebibytes: int) -> int:

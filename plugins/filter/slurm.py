@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filters of the role slurm: from the inventory to node classes, and from those to configuration files.
 
-Both are meant for tasks that run once: they look at every node of the cluster.
+slurm_node_classes and slurm_files are meant for tasks that run once: they look at every node of the cluster.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +13,10 @@ from ansible.errors import AnsibleFilterError
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 from ClusterShell.NodeUtils import GroupResolver, GroupSource
 
-from module_utils import slurm_conf
+from module_utils import slurm_conf, slurm_names
 
 DEFAULT_CLASS = "compute"
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+FOLDER = "/etc/slurm"
 
 
 def node_name(host: str) -> str:
@@ -26,13 +24,10 @@ def node_name(host: str) -> str:
 
     Raises AnsibleFilterError for an address and for anything else that is no host name.
     """
-    name = str(host).split(".", maxsplit=1)[0]
-    if not _NAME.fullmatch(name):
-        raise AnsibleFilterError(
-            f"inventory host {host!r} has no name for Slurm: name it as `hostname` does there, "
-            "and put its address into ansible_host"
-        )
-    return name
+    try:
+        return slurm_names.node_name(host)
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from error
 
 
 def fold(names: Iterable[str]) -> str:
@@ -102,7 +97,7 @@ def slurm_files(
     cgroup_plugin: str = "auto",
     cgroup_parameters: Mapping[str, Any] | None = None,
 ) -> list[dict[str, str]]:
-    """Return the configuration files as dicts of name and content; slurm.conf is the last one.
+    """Return the configuration files as dicts of path and content; slurm.conf is the last one.
 
     *gathered* are the results of module slurm_hardware_facts in a loop over slurm_node_classes. Of the layers
     of *parameters* the later ones win. *partitions* are those of the role; their nodes may use the hostlist
@@ -126,17 +121,28 @@ def slurm_files(
         settings = slurm_conf.merge(slurm_conf.plugin_parameters(plugin), *parameters)
         return [
             {
-                "name": "cgroup.conf",
+                "path": f"{FOLDER}/cgroup.conf",
                 "content": slurm_conf.render_cgroup_conf(plugin, cgroup_parameters or {}),
             },
-            {"name": "gres.conf", "content": slurm_conf.render_gres_conf(classes)},
+            {"path": f"{FOLDER}/gres.conf", "content": slurm_conf.render_gres_conf(classes)},
             {
-                "name": "slurm.conf",
+                "path": f"{FOLDER}/slurm.conf",
                 "content": slurm_conf.render_slurm_conf(
                     settings, classes, _partitions(partitions, known, groups)
                 ),
             },
         ]
+    except slurm_conf.SlurmConfError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def slurmd_environment(parameters: Sequence[Mapping[str, Any]], controller: str) -> str:
+    """Return the environment file of slurmd from the layers of *parameters*, of which the later ones win.
+
+    *controller* is Slurm's name of the node of slurmctld. Raises AnsibleFilterError for a bad port.
+    """
+    try:
+        return slurm_conf.render_slurmd_environment(controller, slurm_conf.merge(*parameters))
     except slurm_conf.SlurmConfError as error:
         raise AnsibleFilterError(str(error)) from error
 
@@ -155,7 +161,7 @@ def _representative(name: str, hosts: Sequence[str], active: Collection[str], tr
 def _check_gres(gres: Mapping[str, Any], name: str) -> None:
     """Raise AnsibleFilterError unless *gres* of class *name* has a name, a count, and as many files."""
     where = f"slurm_gres of class {name}"
-    if not _NAME.fullmatch(str(gres.get("name", ""))):
+    if not slurm_names.NAME.fullmatch(str(gres.get("name", ""))):
         raise AnsibleFilterError(f"{where}: {gres} needs a name such as gpu")
     if not isinstance(gres.get("count"), int) or gres["count"] < 1:
         raise AnsibleFilterError(f"{where}: {gres['name']} needs a count of 1 or more")
@@ -175,7 +181,7 @@ def _partitions(
     result = []
     for partition in partitions:
         name, nodes = str(partition["name"]), str(partition["nodes"])
-        if not _NAME.fullmatch(name):
+        if not slurm_names.NAME.fullmatch(name):
             raise AnsibleFilterError(f"slurm_partitions: {name!r} is not a name of a partition")
         if nodes != "ALL":
             nodes = _resolve(name, nodes, known, groups)
@@ -214,4 +220,5 @@ class FilterModule:
             "slurm_node_classes": slurm_node_classes,
             "slurm_files": slurm_files,
             "slurm_node_name": node_name,
+            "slurmd_environment": slurmd_environment,
         }

@@ -97,6 +97,7 @@ def test_the_filters_are_found():
         "slurm_node_classes",
         "slurm_files",
         "slurm_node_name",
+        "slurmd_environment",
     }
     with pytest.raises(slurm_filter.AnsibleFilterError):
         slurm_filter.node_name("10.0.0.1")

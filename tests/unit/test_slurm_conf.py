@@ -144,3 +144,32 @@ def test_cgroup_conf_constrains_only_where_there_are_cgroups():
         "ConstrainSwapSpace=NO",
         "AllowedRAMSpace=98",
     ]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "port"),
+    [({}, 6817), ({"SlurmctldPort": 7000}, 7000), ({"slurmctldport": "7000-7003"}, 7000)],
+)
+def test_slurmctld_is_asked_at_the_first_of_its_ports(parameters, port):
+    assert slurm_conf.slurmctld_port(parameters) == port
+
+
+@pytest.mark.parametrize("value", ["", "all", 0, 65536, "7000,7001", True])
+def test_what_is_no_port_is_refused(value):
+    with pytest.raises(SlurmConfError, match="SlurmctldPort"):
+        slurm_conf.slurmctld_port({"SLURMCTLDPORT": value})
+
+
+def test_settings_that_need_a_restart_are_found_in_a_file():
+    assert slurm_conf.fixed_settings("#SlurmdPort=1\nSLURMDPORT = 2\nMaxJobCount=3\nNodeName=a Port=4\n") == {
+        "slurmdport": "2"
+    }
+
+
+def test_the_environment_of_slurmd_differs_when_it_needs_a_restart():
+    def render(**more):
+        return slurm_conf.render_slurmd_environment("head", {"SlurmctldHost": "head", **more})
+
+    assert render() == render(MaxJobCount=4711)
+    for more in ({"SlurmdPort": 7001}, {"authtype": "auth/slurm"}, {"SlurmctldPort": 7000}):
+        assert render(**more) != render()

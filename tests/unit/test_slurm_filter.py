@@ -24,7 +24,7 @@ def files(plugin, node_classes, partitions=MAIN, groups=None, **more):
     made = plugin.slurm_files(
         gathered, parameters=PARAMETERS, partitions=partitions, groups=groups or {}, **more
     )
-    return {file["name"]: file["content"] for file in made}
+    return {file["path"].rpartition("/")[2]: file["content"] for file in made}
 
 
 def test_classes_are_folded_and_sorted(plugin):
@@ -137,3 +137,10 @@ def test_five_thousand_nodes_in_four_classes_are_few_lines(plugin):
     assert len(hostvars) == 5000 and len(lines) == 5
     assert "NodeName=compute[0000-3999] " in text
     assert all(len(line) < 200 for line in lines)
+
+
+def test_slurmd_asks_where_slurmctld_listens(plugin):
+    text = plugin.slurmd_environment([{"SlurmctldPort": 6817}, {"slurmctldport": "6900-6910"}], "head")
+    assert text.endswith('\nSLURMD_OPTIONS="--conf-server head:6900"\n')
+    with pytest.raises(AnsibleFilterError, match="SlurmctldPort is 'all'"):
+        plugin.slurmd_environment([{"SlurmctldPort": "all"}], "head")

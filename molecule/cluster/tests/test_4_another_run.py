@@ -47,12 +47,31 @@ def test_a_configuration_that_slurm_refuses_gets_nowhere(head, playbook):
     assert head.run("scontrol ping").rc == 0
 
 
-def test_a_run_for_one_node_mends_it_and_the_controllers_files(node, head, playbook, states):
-    """It takes back what the tests before changed, too."""
+def test_a_configuration_that_slurmctld_can_not_use_is_taken_back(head, playbook):
+    """Commands can read it, so this shows only when slurmctld tries."""
+    before = head.file("/etc/slurm/slurm.conf").content
+    result = playbook("converge.yml", "--tags=slurm", slurm_parameters={"SchedulerType": "sched/nonsense"})
+    assert result.code != 0 and "sched/nonsense" in result.output
+    assert head.file("/etc/slurm/slurm.conf").content == before
+    assert head.run("scontrol ping").rc == 0
+
+
+def test_slurmctld_moves_to_another_port_and_the_nodes_follow(node, playbook, states):
+    result = playbook("converge.yml", "--tags=slurm", slurm_parameters={"slurmctldport": "6900-6901"})
+    assert result.code == 0, result.output
+    assert node("head").socket("tcp://0.0.0.0:6900").is_listening
+    assert node("c1").file("/etc/default/slurmd").contains("--conf-server head:6900")
+    assert states() == dict.fromkeys(COMPUTE, "idle")
+
+
+def test_what_an_interrupted_run_wrote_is_applied_by_a_run_for_one_node(node, head, playbook, states):
+    """Commands look for slurmctld where it does not listen yet. This takes back what tests before changed."""
     c1 = node("c1")
     c1.check_output("echo ClusterName=old > /etc/slurm/slurm.conf")
+    head.check_output("sed --in-place /ctld[Pp]ort/d /etc/slurm/slurm.conf")
     result = playbook("converge.yml", "--tags=slurm", "--limit=c1")
     assert result.code == 0, result.output
     assert not c1.file("/etc/slurm/slurm.conf").exists
-    assert not head.file("/etc/slurm/slurm.conf").contains("MaxJobCount")
+    assert head.socket("tcp://0.0.0.0:6817").is_listening
+    assert not head.socket("tcp://0.0.0.0:6900").is_listening
     assert states() == dict.fromkeys(COMPUTE, "idle")

@@ -1,0 +1,252 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Ansible module: slurmctld or slurmd, running with the files that it is given."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: slurm_daemon
+short_description: Keep a Slurm daemon running with the given configuration files
+description:
+  - Writes the files atomically as C(0644 root:root), keeps the daemon enabled and running, and makes it use
+    them.
+  - What the daemon last ran with is recorded in C(/var/lib/apptainer-fleet). Files that were written but
+    never used, because a run was interrupted for example, are applied by the next run.
+  - slurmctld is reconfigured, which leaves it running, and hands the files on to every slurmd. It is
+    restarted before that if parameters differ that a reconfiguration can't change (scontrol(1),
+    C(reconfigure)), or if it does not answer where the new files say that it is.
+  - slurmd is restarted; jobs run on.
+  - If slurmctld can't use the files, those that it ran with are put back, so that it survives a reboot.
+options:
+  name:
+    description: The daemon, which is its systemd unit too.
+    type: str
+    choices: [slurmctld, slurmd]
+    required: true
+  files:
+    description: All files that the daemon is to be given. Their folders exist.
+    type: list
+    elements: dict
+    required: true
+    options:
+      path:
+        description: Where it is. A C(slurm.conf) is read by C(scontrol) before it gets there.
+        type: path
+        required: true
+      content:
+        description: What is in it.
+        type: str
+        required: true
+attributes:
+  check_mode:
+    support: full
+    description: Works on a node without Slurm.
+  diff_mode:
+    support: full
+author: apptainer-fleet
+"""
+
+EXAMPLES = r"""
+- name: Run slurmctld with its configuration
+  slurm_daemon:
+    name: slurmctld
+    files:
+      - path: /etc/slurm/slurm.conf
+        content: "{{ slurm_conf }}"
+"""
+
+RETURN = r"""
+actions:
+  description: What was done to the daemon, or would be, in this order.
+  returned: success
+  type: list
+  elements: str
+  sample: [restart, reconfigure]
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from ansible.module_utils import atomic_file, slurm_conf
+from ansible.module_utils.basic import AnsibleModule
+
+RECORDS = "/var/lib/apptainer-fleet"
+OWNER = (0, 0)
+MODE = 0o644
+
+Files = Dict[str, Optional[str]]
+
+
+class DaemonError(Exception):
+    """The daemon can't be had as it is wanted; the message says why."""
+
+
+class Daemon:
+    """The systemd unit, and the record of the files that it last ran with."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.name: str = module.params["name"]
+        self.record = Path(RECORDS) / f"{self.name}.json"
+
+    def succeeds(self, *argv: str) -> bool:
+        return self.module.run_command(list(argv))[0] == 0
+
+    @property
+    def running(self) -> bool:
+        return self.succeeds("systemctl", "--quiet", "is-active", self.name)
+
+    @property
+    def enabled(self) -> bool:
+        return self.succeeds("systemctl", "--quiet", "is-enabled", self.name)
+
+    def recorded(self) -> Files:
+        """Return path → content of what the daemon last ran with; empty if that is not known."""
+        try:
+            return dict(json.loads(atomic_file.read(str(self.record)) or b"{}"))
+        except (ValueError, TypeError):
+            return {}
+
+    def save(self, files: Files) -> None:
+        self.record.parent.mkdir(mode=0o755, exist_ok=True)
+        atomic_file.replace(str(self.record), json.dumps(files).encode(), 0o600, OWNER)
+
+    def act(self, action: str) -> None:
+        """Reconfigure, start or restart. Raises DaemonError with what the daemon says of it."""
+        argv = ["scontrol", action] if action == "reconfigure" else ["systemctl", action, self.name]
+        since = int(time.time())
+        code, output, errors = self.module.run_command(argv)
+        # A start is no error for systemctl if a condition of the unit is not met.
+        if code == 0 and (action == "reconfigure" or self.running):
+            return
+        journal = ["journalctl", "--quiet", "--output=cat", f"--since=@{since}", f"--unit={self.name}"]
+        lines = self.module.run_command(journal)[1].splitlines()
+        said = [line for line in lines if "error:" in line or "fatal:" in line]
+        raise DaemonError("; ".join([f"{' '.join(argv)} fails", *(output + errors).splitlines(), *said]))
+
+
+def read(path: str) -> Optional[str]:
+    """Return the text of the file *path*, or None if there is none."""
+    content = atomic_file.read(path)
+    return None if content is None else content.decode(errors="replace")
+
+
+def is_ours(path: str) -> bool:
+    status = Path(path).stat()
+    return (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (MODE, *OWNER)
+
+
+def put(files: Files) -> None:
+    """Write *files*, in their order; None stands for no file."""
+    for path, content in files.items():
+        if content is not None:
+            atomic_file.replace(path, content.encode(), MODE, OWNER)
+        elif os.path.lexists(path):
+            Path(path).unlink()
+
+
+def check_slurm_conf(module: AnsibleModule, files: Files) -> None:
+    """Raise DaemonError unless scontrol can read slurm.conf; Slurm has no check of its own for the rest."""
+    if not module.get_bin_path("scontrol"):
+        return
+    for path, content in files.items():
+        if Path(path).name == "slurm.conf" and content is not None:
+            candidate = Path(module.tmpdir) / "slurm.conf"
+            candidate.write_text(content)
+            code, output, errors = module.run_command(
+                ["scontrol", "show", "hostnames", "check"], environ_update={"SLURM_CONF": str(candidate)}
+            )
+            if code:
+                raise DaemonError(f"scontrol can't read the new {path}: {(output + errors).strip()}")
+
+
+def port_or_authentication_differ(before: Files, after: Files) -> bool:
+    return any(
+        slurm_conf.fixed_settings(before.get(path) or "") != slurm_conf.fixed_settings(content or "")
+        for path, content in after.items()
+        if Path(path).name == "slurm.conf"
+    )
+
+
+def run(module: AnsibleModule) -> dict:
+    daemon = Daemon(module)
+    wanted: Files = {file["path"]: file["content"] for file in module.params["files"]}
+    present: Files = {path: read(path) for path in wanted}
+    recorded = daemon.recorded()
+    # What it runs with, as far as that is known: a file that is present may never have been read.
+    used: Files = {path: recorded.get(path, present[path]) for path in wanted}
+
+    different = [path for path in wanted if present[path] != wanted[path] or not is_ours(path)]
+    pending = bool(different) or recorded != wanted
+    running, enabled = daemon.running, daemon.enabled
+    if different:
+        check_slurm_conf(module, wanted)
+
+    actions: List[str] = []
+    if not running:
+        actions.append("start")
+    elif pending and (daemon.name == "slurmd" or port_or_authentication_differ(used, wanted)):
+        actions.append("restart")
+    if pending and daemon.name == "slurmctld":
+        actions.append("reconfigure")
+
+    header = {"before_header": daemon.name, "after_header": daemon.name}
+    if pending and not different:
+        diff = [{**header, "before": "not known to use its files\n", "after": "uses its files\n"}]
+    else:
+        diff = [{**dict.fromkeys(header, path), "before": present[path] or "", "after": wanted[path]}
+                for path in different]  # fmt: skip
+    if not module.check_mode:
+        put({path: wanted[path] for path in different})
+        actions = apply(daemon, actions, used, wanted)
+        if not enabled:
+            module.run_command(["systemctl", "enable", daemon.name], check_rc=True)
+        if recorded != wanted:
+            daemon.save(wanted)
+    return {"changed": pending or not running or not enabled, "actions": actions, "diff": diff}
+
+
+def apply(daemon: Daemon, actions: List[str], used: Files, wanted: Files) -> List[str]:
+    """Do *actions* and return what was done. If slurmctld can't, it goes on with the files *used*, as before.
+
+    Raises DaemonError.
+    """
+    # It may listen elsewhere, if the file was changed without it.
+    if actions == ["reconfigure"] and not daemon.succeeds("scontrol", "ping"):
+        actions = ["restart", *actions]
+    try:
+        for action in actions:
+            daemon.act(action)
+    except DaemonError as error:
+        if daemon.name == "slurmd" or used == wanted:
+            raise
+        put(used)
+        # After a reconfiguration that failed, it has never stopped.
+        if None not in used.values() and (actions != ["reconfigure"] or not daemon.running):
+            daemon.succeeds("systemctl", "restart", daemon.name)
+        raise DaemonError(f"{error}. Files are as they were when it last ran; mend the variables") from error
+    return actions
+
+
+def main() -> None:
+    file = {"path": {"type": "path", "required": True}, "content": {"type": "str", "required": True}}
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "choices": ["slurmctld", "slurmd"], "required": True},
+            "files": {"type": "list", "elements": "dict", "required": True, "options": file},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module))
+    except DaemonError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()

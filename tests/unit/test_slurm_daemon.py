@@ -1,0 +1,165 @@
+"""A daemon and its files; programs are small scripts that behave as scontrol(1) and systemctl(1) do."""
+
+import os
+
+import pytest
+
+PROGRAMS = {
+    # Broken files can be read, but not used; `elsewhere` is a slurmctld that listens at another port.
+    "scontrol": """
+case "$1" in
+show) ! grep unreadable "$SLURM_CONF";;
+ping) test ! -e "$DIR/elsewhere";;
+reconfigure)
+    echo reconfigure >>"$DIR/log"
+    test ! -e "$DIR/elsewhere" && ! grep --quiet broken "$DIR/slurm.conf";;
+esac""",
+    "systemctl": """
+case "$*" in
+*is-active*) test -e "$DIR/active";;
+*is-enabled*) test -e "$DIR/enabled";;
+enable*) touch "$DIR/enabled";;
+*) echo "$1" >>"$DIR/log"; rm -f "$DIR/elsewhere" "$DIR/active"
+   ! grep --quiet broken "$DIR/slurm.conf" && touch "$DIR/active";;
+esac""",
+    "journalctl": "echo 'slurmctld: fatal: it is broken'; echo 'slurmctld: hello'",
+}
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    """A node on which the daemon is off and has no file."""
+    for name, script in PROGRAMS.items():
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def daemon(ansible_module, node, monkeypatch):
+    """Run the module with a text for slurm.conf; the result has what was done to the daemon as `log`."""
+    runner = ansible_module("slurm_daemon")
+    monkeypatch.setattr(runner.plugin, "RECORDS", str(node / "records"))
+    monkeypatch.setattr(runner.plugin, "OWNER", (os.geteuid(), os.getegid()))
+
+    def run(text, name="slurmctld", check=False):
+        (node / "log").write_text("")
+        result = runner(
+            check=check, name=name, files=[{"path": str(node / "slurm.conf"), "content": f"{text}\n"}]
+        )
+        return {**result, "log": (node / "log").read_text().split()}
+
+    return run
+
+
+def conf(node):
+    return (node / "slurm.conf").read_text()
+
+
+def test_the_first_run_starts_and_enables_it(daemon, node):
+    predicted = daemon("a=1", check=True)
+    assert predicted["changed"] and not predicted["log"] and not (node / "slurm.conf").exists()
+    result = daemon("a=1")
+    assert result["changed"] and result["log"] == ["start", "reconfigure"]
+    assert conf(node) == "a=1\n" and (node / "slurm.conf").stat().st_mode & 0o7777 == 0o644
+    assert (node / "enabled").exists()
+
+
+@pytest.mark.parametrize("name", ["slurmctld", "slurmd"])
+def test_the_second_run_does_nothing(daemon, name):
+    daemon("a=1", name)
+    for check in (True, False):
+        result = daemon("a=1", name, check)
+        assert not result["changed"] and not result["log"] and not result["diff"]
+
+
+def test_slurmctld_is_reconfigured_and_slurmd_restarted(daemon):
+    for name, action in (("slurmctld", "reconfigure"), ("slurmd", "restart")):
+        daemon("a=1", name)
+        predicted = daemon("a=2", name, check=True)
+        assert predicted["changed"] and not predicted["log"]
+        result = daemon("a=2", name)
+        assert result["log"] == [action] == predicted["actions"]
+        assert result["diff"][0]["before"] == "a=1\n" and result["diff"][0]["after"] == "a=2\n"
+
+
+@pytest.mark.parametrize("name", ["slurmctld", "slurmd"])
+def test_what_an_interrupted_run_wrote_is_applied_by_the_next(daemon, node, name):
+    daemon("a=1", name)
+    (node / "slurm.conf").write_text("a=2\n")
+    assert daemon("a=2", name, check=True)["changed"]
+    assert daemon("a=2", name)["log"]
+    assert not daemon("a=2", name)["changed"]
+
+
+def test_what_slurmctld_can_not_use_is_taken_back_each_time(daemon, node):
+    daemon("a=1")
+    for _ in range(2):
+        result = daemon("a=broken")
+        assert result["failed"] and "it is broken" in result["msg"] and "hello" not in result["msg"]
+        assert conf(node) == "a=1\n" and result["log"] == ["reconfigure"]
+    assert not daemon("a=1")["changed"]
+
+
+def test_a_broken_file_of_an_interrupted_run_is_taken_back_too(daemon, node):
+    daemon("a=1")
+    (node / "slurm.conf").write_text("a=broken\n")
+    assert daemon("a=broken")["failed"]
+    assert conf(node) == "a=1\n"
+
+
+def test_a_restart_that_fails_is_taken_back_and_the_daemon_runs(daemon, node):
+    daemon("a=1")
+    result = daemon("SlurmctldPort=broken")
+    assert result["failed"] and result["log"] == ["restart", "restart"]
+    assert conf(node) == "a=1\n" and (node / "active").exists()
+
+
+def test_without_a_file_that_worked_none_is_left(daemon, node):
+    assert daemon("a=broken")["failed"]
+    assert not (node / "slurm.conf").exists()
+    assert daemon("a=broken")["failed"]
+
+
+def test_a_slurmd_that_does_not_start_is_tried_again(daemon, node):
+    daemon("a=1", "slurmd")
+    assert daemon("a=broken", "slurmd")["failed"] and daemon("a=broken", "slurmd")["failed"]
+    assert conf(node) == "a=broken\n"
+
+
+@pytest.mark.parametrize("text", ["SlurmctldPort=6900", "slurmdport=6900", "AuthType=auth/slurm"])
+def test_ports_and_authentication_need_a_restart(daemon, text):
+    daemon("a=1")
+    assert daemon(text)["log"] == ["restart", "reconfigure"]
+
+
+def test_a_slurmctld_that_listens_elsewhere_is_restarted(daemon, node):
+    daemon("SlurmctldPort=6900")
+    (node / "elsewhere").touch()
+    assert daemon("SlurmctldPort=6900\na=2")["log"] == ["restart", "reconfigure"]
+
+
+def test_a_file_that_scontrol_can_not_read_does_not_get_there(daemon, node):
+    daemon("a=1")
+    for check in (True, False):
+        result = daemon("a=unreadable", check=check)
+        assert result["failed"] and "scontrol can't read the new" in result["msg"] and not result["log"]
+    assert conf(node) == "a=1\n"
+
+
+def test_another_mode_is_mended(daemon, node):
+    daemon("a=1")
+    (node / "slurm.conf").chmod(0o600)
+    assert daemon("a=1")["changed"]
+    assert (node / "slurm.conf").stat().st_mode & 0o7777 == 0o644
+
+
+def test_a_record_that_can_not_be_read_is_none(daemon, node):
+    daemon("a=1")
+    (node / "records" / "slurmctld.json").write_text("[1")
+    result = daemon("a=1")
+    assert result["changed"] and result["log"] == ["reconfigure"]
