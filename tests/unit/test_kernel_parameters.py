@@ -169,6 +169,16 @@ def test_missing_folder_names_the_file(module, tmp_path):
 
 
 @pytest.fixture
+def warned(monkeypatch):
+    """The warnings of modules; what Ansible makes of them depends on what else runs in this process."""
+    warnings = []
+    monkeypatch.setattr(
+        "ansible.module_utils.basic.AnsibleModule.warn", lambda _, text: warnings.append(text)
+    )
+    return warnings
+
+
+@pytest.fixture
 def etc(tmp_path):
     """Return what writes a file of this name, and the file that the module owns."""
     for folder in ("etc", "lib"):
@@ -191,17 +201,17 @@ def test_a_later_file_that_undoes_a_value_is_named_before_anything_changes(modul
     assert Path(proc_sys, "user/max_user_namespaces").read_text() == "0\n"
 
 
-def test_conflicts_can_be_reported_only(module, etc):
+def test_conflicts_can_be_reported_only(module, etc, warned):
     etc("etc/99-stig.conf", f"{MAX} = 0\n")
     result = module(path=etc.own, parameters={MAX: 15000}, conflicts="report")
     assert result["changed"] and "undoes user.max_user_namespaces = 15000" in result["lost"][0]
-    assert any("99-stig.conf, line 1" in str(warning) for warning in result["warnings"])
+    assert warned == result["lost"] and "99-stig.conf, line 1" in warned[0]
 
 
-def test_a_later_file_that_agrees_is_no_conflict(module, etc):
+def test_a_later_file_that_agrees_is_no_conflict(module, etc, warned):
     etc("etc/99-same.conf", f"{MAX}=15000")
     result = module(path=etc.own, parameters={MAX: 15000})
-    assert result["changed"] and result["lost"] == [] and "99-same.conf" not in str(result.get("warnings"))
+    assert result["changed"] and result["lost"] == [] and warned == []
 
 
 def test_the_last_of_several_later_files_decides(module, etc):
@@ -210,19 +220,19 @@ def test_the_last_of_several_later_files_decides(module, etc):
     assert module(path=etc.own, parameters={MAX: 15000})["lost"] == []
 
 
-def test_an_earlier_file_that_contradicts_is_warned_of_and_overruled(module, etc):
+def test_an_earlier_file_that_contradicts_is_warned_of_and_overruled(module, etc, warned):
     devsec = etc("etc/10-hardening.conf", "kernel/unprivileged_userns_clone = 0\n")
     result = module(path=etc.own, parameters={"kernel.unprivileged_userns_clone": True})
     assert result["lost"] == []
     expected = f"kernel.unprivileged_userns_clone = 0 in {devsec}, line 1 (dev-sec os_hardening)"
-    assert result["overruled"] == [expected] and expected in str(result["warnings"])
+    assert result["overruled"] == [expected] and len(warned) == 1 and expected in warned[0]
 
 
-def test_an_earlier_file_of_the_distribution_is_no_warning(module, etc, monkeypatch, tmp_path):
+def test_an_earlier_file_of_the_distribution_is_no_warning(module, etc, warned, monkeypatch, tmp_path):
     monkeypatch.setattr(module.plugin, "VENDOR", (str(tmp_path / "lib"),))
     etc("lib/10-apparmor.conf", "kernel.apparmor_restrict_unprivileged_userns = 1\n")
     result = module(path=etc.own, parameters={"kernel.apparmor_restrict_unprivileged_userns": False})
-    assert len(result["overruled"]) == 1 and str(tmp_path) not in str(result.get("warnings"))
+    assert len(result["overruled"]) == 1 and warned == []
 
 
 def test_masked_files_say_nothing(module, etc):
