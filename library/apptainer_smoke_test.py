@@ -74,7 +74,10 @@ def run(module: AnsibleModule) -> dict:
     if stale and not module.check_mode:
         if subject is None:
             raise apptainer_smoke_test.SmokeTestError("there is no apptainer on this node")
-        proof.parent.mkdir(mode=0o755, exist_ok=True)
+        if not proof.parent.is_dir():
+            proof.parent.mkdir()
+            # Not as mkdir's mode, of which root's umask would take away.
+            proof.parent.chmod(0o755)
         if proof.exists():
             proof.unlink()
         # Not under the module's own directory, which nobody but root may enter.

@@ -32,6 +32,8 @@ PATIENCE = 120
 
 #: Exit status of timeout(1).
 TIMED_OUT = 124
+#: What Apptainer says of an image that the ECL doesn't let run; not of an ECL that it can't use.
+REFUSED_BY_ECL = "while checking container image with ECL"
 
 _LIBRARY = re.compile(r"(/\S+) \(0x[0-9a-f]+\)$")
 
@@ -109,6 +111,12 @@ def _run(run: Run, argv: List[str]) -> str:
         return out
     silence = f"nothing, for {PATIENCE} seconds" if code == TIMED_OUT else "nothing"
     said = (err or out).strip() or silence
+    if REFUSED_BY_ECL in said:
+        raise SmokeTestError(
+            "nothing is known of containers on this node: its execution control list /etc/apptainer/ecl.toml"
+            " refuses the image of the smoke test, which nobody has signed. That is its purpose, and no fault"
+            f" of Apptainer; an empty apptainer_smoke_test_user switches the test off. Apptainer said: {said}"
+        )
     hint = ""
     if "namespace" in said:
         hint = "; can users create user namespaces here? See the role user_namespaces"

@@ -1,6 +1,8 @@
 """The smoke test: when it runs, what it runs, what it says when no container does."""
 
+import os
 import pwd
+import stat
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,33 @@ def test_a_failure_is_told_and_tried_again_also_after_a_success(smoke_test, node
 def test_a_failure_for_want_of_user_namespaces_names_the_role(smoke_test, node):
     node.complaint = "ERROR: Failed to create user namespace: not allowed"
     assert "role user_namespaces" in smoke_test()["msg"]
+
+
+def test_an_image_that_the_ecl_refuses_is_no_broken_apptainer(smoke_test, node):
+    node.complaint = (
+        "FATAL:   while checking container image with ECL: image signature not valid: integrity: signature"
+        " not found for object group 1"
+    )
+    message = smoke_test()["msg"]
+    assert "no container runs" not in message and "ecl.toml" in message and node.complaint in message
+    assert "empty apptainer_smoke_test_user" in message and not smoke_test.proof.exists()
+    node.complaint = "FATAL:   while validating ECL configuration: mode must be one of"
+    assert "no container runs" in smoke_test()["msg"]
+
+
+def test_the_folder_of_the_proof_is_open_to_all_under_any_umask(smoke_test, tmp_path):
+    before = os.umask(0o077)
+    try:
+        assert smoke_test(proof=str(tmp_path / "made" / "proof.json"))["ran"]
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o755
+
+
+def test_a_folder_that_is_there_keeps_its_mode(smoke_test, tmp_path):
+    (tmp_path / "there").mkdir(mode=0o700)
+    assert smoke_test(proof=str(tmp_path / "there" / "proof.json"))["ran"]
+    assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o700
 
 
 def test_another_user_inside_is_a_failure(smoke_test, node):
