@@ -15,6 +15,8 @@ description:
     lists and the lists of O(repository). A version that can't be had, a key that doesn't fit or a dependency
     that is missing is an error while the node is still as it was; in check mode too, where a node that has
     never heard of the repository gets a true prediction.
+  - Waits two minutes for others who work with apt or dpkg. Changes none of its own files before the packages
+    are installed.
   - Believes the program, not the package database. C(apptainer --version) has to say the version, or the
     package is installed again, and if that doesn't help either the module fails.
 options:
@@ -50,7 +52,7 @@ options:
         type: str
         required: true
   helpers:
-    description: Packages to have beside Apptainer, at any version.
+    description: Names of packages to have beside Apptainer, at any version.
     type: list
     elements: str
     default: []
@@ -113,6 +115,10 @@ from ansible.module_utils.basic import AnsibleModule
 def run(module: AnsibleModule) -> dict:
     """Return the module's result. Raises PackageError, VersionError, ValueError for the key, and OSError."""
     given = module.params["repository"]
+    try:
+        apptainer_apt.check_helpers(module.params["helpers"])
+    except ValueError as error:
+        raise apptainer_packages.PackageError(f"apptainer_helper_packages: {error}") from error
     request = apptainer_packages.Request(
         apptainer_version.parse(module.params["version"]),
         module.params["suid"],

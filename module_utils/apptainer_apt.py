@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from .apptainer_version import Version
 
@@ -16,6 +16,11 @@ _HEADER = "# Written by Ansible (apptainer_package): changes made here are lost.
 # "Inst PACKAGE [OLD] (NEW SOURCES)", "Remv PACKAGE [OLD]"
 _SIMULATED = re.compile(r"(?P<verb>Inst|Remv) (?P<package>\S+)(?: \[(?P<old>[^]]*)\])?(?: \((?P<new>\S+))?")
 _ARMOR = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
+# Debian Policy 5.6.1 allows a hyphen at the end too, which no package has and apt reads as a removal. A plus
+# there is part of the name (g++), as long as there is such a package.
+_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*[a-z0-9.+]")
+# apt waits for dpkg's locks if it is told to, but never for these.
+_LOCKED = re.compile(r"^E: (Could not get lock \S+/(?:lists|archives)/lock\b.*)", re.MULTILINE)
 
 
 class Repository(NamedTuple):
@@ -66,6 +71,24 @@ def preferences(version: str, suid: bool) -> str:
     pinned = f"{MAIN} {SUID}" if suid else MAIN
     text = f"{_HEADER}Package: {pinned}\nPin: version {version}\nPin-Priority: 1001\n"
     return text if suid else f"{text}\nPackage: {SUID}\nPin: version *\nPin-Priority: -1\n"
+
+
+def check_helpers(names: Iterable[object]) -> None:
+    """Refuse what apt would read as other than packages to have beside Apptainer. Raises ValueError."""
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no name of a Debian package, like 'fuse2fs'; versions, architectures, options"
+                " and removals ('fuse2fs-') can't stand here"
+            )
+        if name in (MAIN, SUID):
+            raise ValueError(f"{name} is no helper: apptainer_version and apptainer_profile decide on it")
+
+
+def locked(errors: str) -> Optional[str]:
+    """Return what apt's *errors* say of a lock that it doesn't wait for, with its holder; None if nothing."""
+    match = _LOCKED.search(errors)
+    return match.group(1) if match else None
 
 
 def installed(dpkg_query: str) -> Dict[str, str]:

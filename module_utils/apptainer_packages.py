@@ -8,9 +8,12 @@ can tell the truth on a node that has never heard of the repository.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
+import struct
+import time
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -24,6 +27,12 @@ ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
 }
 LISTS = "/var/lib/apt/lists"
+#: dpkg's journal: files with digits for names are there while dpkg works, and stay if it was interrupted.
+UPDATES = "/var/lib/dpkg/updates"
+#: Held by whoever works with dpkg, from the beginning to the end.
+DPKG_LOCK = "/var/lib/dpkg/lock-frontend"
+#: Seconds to wait for others who are at work on packages, and between two looks.
+PATIENCE, PAUSE = 120, 2
 #: Where Apptainer looks for its setuid starter, below what ``apptainer buildcfg LIBEXECDIR`` says.
 STARTER = "apptainer/bin/starter-suid"
 
@@ -126,7 +135,8 @@ class Packages:
         """Look at the node. Raises OSError."""
         names = (MAIN, SUID, *self._request.helpers)
         # Fails where one of them is not known at all, and shows the others.
-        _, shown, _ = self._run(["dpkg-query", "--show", f"--showformat={apptainer_apt.DPKG_FORMAT}", *names])
+        shape = f"--showformat={apptainer_apt.DPKG_FORMAT}"
+        _, shown, _ = self._run(["dpkg-query", "--show", shape, "--", *names])
         return State(apptainer_apt.installed(shown), find(self._run), _text(SOURCES), _text(PREFERENCES))
 
     def wrong(self, state: State) -> List[str]:
@@ -160,6 +170,7 @@ class Packages:
 
         Raises PackageError where apt can't get there, and OSError.
         """
+        _wait_for_dpkg()
         self._prepare_scratch()
         options = self._scratch_options()
         own = _only(self._scratch / "own") if self._request.repository else []
@@ -176,7 +187,7 @@ class Packages:
                 f"{MAIN} {self._request.version} (apptainer_version) can't be had; on offer in"
                 f" {self._request.where}: {', '.join(self._offered(options)) or 'none'}"
             )
-        simulate = [*self._install(state, version), "--simulate", *options]
+        simulate = self._install(state, version, ["--simulate", *options])
         code, out, err = self._run(simulate)
         if code != 0 and not all_lists:
             self._update(options)
@@ -184,24 +195,28 @@ class Packages:
             code, out, err = self._run(simulate)
         if code != 0:
             raise PackageError(f"apt can't install {MAIN} {version}:\n{_errors(out, err)}")
-        return Plan(version, apptainer_apt.planned(out), all_lists)
+        steps = apptainer_apt.planned(out)
+        self._refuse_other_helpers(state, steps)
+        return Plan(version, steps, all_lists)
 
     def apply(self, state: State, plan: Plan) -> None:
         """Do what is planned, and prove it by running ``apptainer``. Raises PackageError and OSError."""
-        _write(SOURCES, self._request.sources)
+        sources = self._scratch_sources()
         if plan.all_lists:
-            self._update([])
+            self._update(sources)
         elif self._request.repository:
             self._update(_only(self._scratch / "own"))
-        command = self._install(state, plan.version)
-        code, out, err = self._run(command)
+        command = self._install(state, plan.version, sources)
+        code, out, err = self._apt(command)
         if code != 0 and not plan.all_lists:
             # Lists that are a day old name packages that a mirror has replaced since.
-            self._update([])
-            code, out, err = self._run(command)
+            self._update(sources)
+            code, out, err = self._apt(command)
         if code != 0:
             raise PackageError(f"apt could not install {MAIN} {plan.version}:\n{_errors(out, err)}")
-        # Not before: a pin to a version that failed to install would let the next `apt upgrade` move to it.
+        # Not before: a source without its packages is a change half done, and a pin to a version that failed
+        # to install would let the next `apt upgrade` move to it.
+        _write(SOURCES, self._request.sources)
         _write(PREFERENCES, apptainer_apt.preferences(plan.version, self._request.suid))
         after = self.state()
         if not self._request.suid and after.starter:
@@ -228,17 +243,43 @@ class Packages:
 
     def _scratch_options(self) -> List[str]:
         """Return options that keep apt within the scratch directory."""
-        return _options(
-            f"Dir::Etc::SourceParts={self._scratch / 'sources'}",
+        return self._scratch_sources() + _options(
             f"Dir::State::Lists={self._scratch / 'lists'}",
             "Dir::Cache::pkgcache=",
             "Dir::Cache::srcpkgcache=",
             "APT::Sandbox::User=root",
         )
 
+    def _scratch_sources(self) -> List[str]:
+        """Return options that give apt the sources as wanted, not as they are on the node."""
+        return _options(f"Dir::Etc::SourceParts={self._scratch / 'sources'}")
+
+    def _apt(self, command: Sequence[str]) -> Tuple[int, str, str]:
+        """Run apt once nobody else has its locks: apt-daily may come at any time. Raises PackageError."""
+        for _ in range(0, PATIENCE, PAUSE):
+            code, out, err = self._run(command)
+            holder = apptainer_apt.locked(err) if code != 0 else None
+            if holder is None:
+                return code, out, err
+            time.sleep(PAUSE)
+        raise PackageError(
+            f"another program has been at work on this node's packages for {PATIENCE} seconds, wait for it or"
+            f" end it: {holder}"
+        )
+
+    def _refuse_other_helpers(self, state: State, steps: Sequence[Step]) -> None:
+        # apt takes a name that it doesn't know for a regular expression or a virtual package if it can.
+        gained = {step.package for step in steps if step.action == "install"}
+        lost = [name for name in self._request.helpers if name not in {*state.packages, *gained}]
+        if lost:
+            raise PackageError(
+                f"apptainer_helper_packages: there is no package {', '.join(lost)}, and apt takes its name"
+                " for an expression or a virtual package; name the packages that are meant"
+            )
+
     def _update(self, options: Sequence[str]) -> None:
         command = ["apt-get", "update", *_options("APT::Update::Error-Mode=any"), *options]
-        code, out, err = self._run(command)
+        code, out, err = self._apt(command)
         if code != 0:
             raise PackageError(
                 f"apt can't read {self._request.where} or another source:\n{_errors(out, err)}"
@@ -254,14 +295,16 @@ class Packages:
         preferred = [version for version in offered if version == state.packages.get(MAIN)]
         return apptainer_apt.choose(self._request.version, [*preferred, *offered])
 
-    def _install(self, state: State, version: str) -> List[str]:
+    def _install(self, state: State, version: str, options: Sequence[str]) -> List[str]:
         # The right package with something wrong in it: files were changed behind dpkg's back.
         again = state.packages.get(MAIN) == version and self._broken(state)
         return [
             *("apt-get", "install", "--yes", "--allow-downgrades", *(["--reinstall"] if again else [])),
             # The configuration is the site's: dpkg must neither ask nor replace it.
             *_options("Dpkg::Options::=--force-confdef", "Dpkg::Options::=--force-confold"),
-            *_options("DPkg::Lock::Timeout=120"),
+            *_options(f"DPkg::Lock::Timeout={PATIENCE}"),
+            *options,
+            "--",
             *apptainer_apt.packages(version, self._request.suid, self._request.helpers),
         ]
 
@@ -269,6 +312,38 @@ class Packages:
         silent = state.program is not None and not state.program.starter
         dead = SUID in state.packages and not state.setuid
         return silent or dead or state.running != self._request.version.release
+
+
+def _wait_for_dpkg() -> None:
+    """Return once dpkg's journal is empty: a simulation of apt does not look, its installation refuses.
+
+    Raises PackageError if dpkg was interrupted, or doesn't come to an end.
+    """
+    for _ in range(0, PATIENCE, PAUSE):
+        at_work, folder = _locked(DPKG_LOCK), Path(UPDATES)
+        journal = [file for file in folder.iterdir() if file.name.isdigit()] if folder.is_dir() else []
+        if not journal:
+            return
+        if not at_work:
+            raise PackageError(
+                f"dpkg was interrupted on this node ({journal[0]} is there): run `dpkg --configure -a` there"
+            )
+        time.sleep(PAUSE)
+    raise PackageError(
+        f"another program has had {DPKG_LOCK} for {PATIENCE} seconds: wait for it, or end it and run"
+        " `dpkg --configure -a`"
+    )
+
+
+def _locked(path: str) -> bool:
+    """Whether another process has a lock (fcntl(2)) on *path*; nobody is disturbed by the question."""
+    try:
+        with Path(path).open("rb") as file:
+            question = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except FileNotFoundError:
+        return False
+    return bool(struct.unpack("hhlli", answer)[0] != fcntl.F_UNLCK)
 
 
 def _options(*settings: str) -> List[str]:

@@ -14,7 +14,7 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from fleet.lab.model import BACKENDS, LAB_NAME, LAB_VARIABLES
-from module_utils import apptainer_version
+from module_utils import apptainer_apt, apptainer_version
 
 # The groups the playbooks work on, and the roles their nodes get.
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -70,8 +70,14 @@ def _network(value: Any) -> None:
         raise ValueError(f"{value} has no room for a node; write a prefix of /{_SMALLEST_PREFIX} or less")
 
 
+def _helpers(value: Any) -> None:
+    # Ansible takes a text with commas for a list.
+    apptainer_apt.check_helpers(value.split(",") if isinstance(value, str) else value)
+
+
 # What a type and choices cannot say: each function raises ValueError with what is wrong.
 FORMATS: Mapping[str, Callable[[Any], object]] = {
+    "apptainer_helper_packages": _helpers,
     "apptainer_version": apptainer_version.parse,
     "lab_name": _lab_name,
     "lab_network": _network,

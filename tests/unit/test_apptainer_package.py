@@ -1,7 +1,8 @@
 """Apptainer's packages on a node: a small model of dpkg, apt and apptainer stands for the programs."""
 
-import re
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -20,6 +21,9 @@ class FakeNode:
         self.offered = ["1.4.6-2", "1.4.5-2"]
         self.known = False  # whether apt has the repository's lists
         self.broken_mirror = 0  # downloads that fail before one succeeds
+        self.locked = 0  # calls of apt that find the lists or the archives locked
+        self.waited, self.after_wait = 0, lambda: None
+        self.lock = "/var/lib/apt/lists/lock"
         self.done = []
         self.starter = folder / "lib" / "apptainer" / "bin" / "starter-suid"
         self.starter.parent.mkdir(parents=True)
@@ -29,8 +33,9 @@ class FakeNode:
         return getattr(self, "run_" + name.replace("-", "_"))(argv)
 
     def run_dpkg_query(self, argv):
-        shown = [f"{name} installed {self.packages[name]}" for name in argv[3:] if name in self.packages]
-        return int(len(shown) < len(argv[3:])), "".join(f"{row}\n" for row in shown), ""
+        names = argv[argv.index("--") + 1 :]
+        shown = [f"{name} installed {self.packages[name]}" for name in names if name in self.packages]
+        return int(len(shown) < len(names)), "".join(f"{row}\n" for row in shown), ""
 
     def run_apptainer(self, argv):
         if argv[1] == "--version":
@@ -44,13 +49,16 @@ class FakeNode:
         return 0, "\n".join(rows if self.known else rows[-1:]), ""
 
     def run_apt_get(self, argv):
+        own_lists = any(word.startswith("Dir::State::Lists=") for word in argv)
+        if self.locked and not own_lists and "--simulate" not in argv:
+            self.locked -= 1
+            return 100, "", f"E: Could not get lock {self.lock}. It is held by process 7 (apt-get)\n"
         if argv[1] == "update":
             self.known = True
             return 0, "", ""
-        changes = [
-            word for word in argv[2:] if re.match(r"[a-z-]+(=|-$|$)", word) and not word.startswith("-")
-        ]
-        changes = [word for word in changes if not word.startswith(("Dir::", "APT::", "Dpkg::", "DPkg::"))]
+        changes = argv[argv.index("--") + 1 :]
+        # apt takes names that it doesn't know for regular expressions.
+        changes = ["fuse2fs" if word == "fuse.fs" else word for word in changes]
         after = dict(self.packages)
         lines = []
         for word in changes:
@@ -76,6 +84,11 @@ class FakeNode:
                 self.starter.unlink()
         return 0, "\n".join(lines), ""
 
+    def sleep(self, _):
+        """What the module does where it waits."""
+        self.waited += 1
+        self.after_wait()
+
     def set_starter(self, mode):
         self.starter.touch()
         self.starter.chmod(mode)
@@ -98,6 +111,9 @@ def package(ansible_module, node, tmp_path, monkeypatch):
         monkeypatch.setattr(packages, name, path)
         monkeypatch.setattr(runner.plugin.apptainer_apt, name, path)
     monkeypatch.setattr(packages, "LISTS", str(tmp_path / "lists"))
+    monkeypatch.setattr(packages, "UPDATES", str(tmp_path / "updates"))
+    monkeypatch.setattr(packages, "DPKG_LOCK", str(tmp_path / "lock-frontend"))
+    monkeypatch.setattr(packages.time, "sleep", node.sleep)
     program = lambda name, **_: f"/usr/bin/{name}" if "apptainer" in node.packages else None  # noqa: E731
     monkeypatch.setattr(packages.shutil, "which", program)
     monkeypatch.setattr(packages.atomic_file.os, "fchown", lambda *_: None)
@@ -117,6 +133,7 @@ def package(ansible_module, node, tmp_path, monkeypatch):
 
     call.preferences = tmp_path / "preferences" / "apptainer.preferences"
     call.sources = tmp_path / "sources" / "apptainer.sources"
+    call.updates, call.dpkg_lock = tmp_path / "updates", tmp_path / "lock-frontend"
     return call
 
 
@@ -214,8 +231,106 @@ def test_lists_that_are_out_of_date_are_fetched_again(package, node):
     node.broken_mirror = 2
     result = package(version="1.4.6")
     assert result["failed"] and "Failed to fetch" in result["msg"]
+    assert package.sources.exists()
     # A pin to a version that could not be installed would let the next upgrade try it.
     assert "1.4.5-2" in package.preferences.read_text()
+
+
+@pytest.mark.parametrize("lock", ["/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"])
+def test_locks_that_apt_does_not_wait_for_are_waited_for(package, node, lock):
+    node.locked, node.lock = 3, lock
+    assert package()["changed"] and node.waited == 3 and node.packages["apptainer"] == "1.4.5-2"
+
+
+@pytest.mark.parametrize("lock", ["/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"])
+def test_a_lock_that_is_never_freed_is_an_error_and_nothing_is_written(package, node, lock):
+    node.locked, node.lock = 1000, lock
+    result = package()
+    assert result["failed"] and f"{lock}. It is held by process 7" in result["msg"]
+    assert node.waited == 60 and not node.done
+    assert not package.sources.exists() and not package.preferences.exists()
+
+
+def test_dpkgs_own_lock_is_not_waited_for_twice(package, node):
+    node.locked, node.lock = 2, "/var/lib/dpkg/lock-frontend"
+    assert "lock-frontend. It is held" in package()["msg"] and not node.waited
+
+
+def test_nothing_is_written_when_apt_fails_on_a_bare_node(package, node):
+    node.broken_mirror = 2
+    assert package()["failed"] and not package.sources.exists() and not package.preferences.exists()
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_an_interrupted_dpkg_is_refused_with_the_mend(package, node, check):
+    package.updates.mkdir()
+    (package.updates / "tmp.i").touch()
+    assert package(check=True)["changed"]
+    (package.updates / "0001").touch()
+    result = package(check=check)
+    assert result["failed"] and "dpkg --configure -a" in result["msg"] and "0001" in result["msg"]
+    assert not node.done and not node.waited and not package.sources.exists()
+
+
+@pytest.fixture
+def dpkg_at_work(package):
+    """Another process that has dpkg's lock, until it is told to end."""
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); input()"
+    command = [sys.executable, "-c", hold, str(package.dpkg_lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_a_dpkg_at_work_is_waited_for_and_not_taken_for_an_interrupted_one(package, node, dpkg_at_work):
+    package.updates.mkdir()
+    (package.updates / "0001").touch()
+    node.after_wait = (package.updates / "0001").unlink
+    assert package()["changed"] and node.waited == 1
+
+
+def test_a_dpkg_that_never_ends_is_an_error(package, node, dpkg_at_work):
+    package.updates.mkdir()
+    (package.updates / "0001").touch()
+    result = package()
+    assert result["failed"] and str(package.dpkg_lock) in result["msg"] and node.waited == 60
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "fuse2fs:amd64",
+            "fuse2fs-",
+            "fuse2fs=1",
+            "fuse2fs/sid",
+            "fuse^",
+            "-oDPkg::Pre-Invoke::=x",
+            "--purge",
+        ),
+        *("a*", "x", "../x.deb", "Fuse", "", "a b", "fuse2fs\n", "apptainer", "apptainer-suid"),
+    ],
+)
+def test_a_helper_that_is_no_name_of_a_package_is_refused_before_the_node_is_looked_at(
+    package, node, name, monkeypatch
+):
+    monkeypatch.setattr(node, "run", lambda *_, **__: pytest.fail("a program ran"))
+    result = package(helpers=["squashfuse", name])
+    assert result["failed"] and result["msg"].startswith("apptainer_helper_packages: ")
+    assert name in result["msg"] or repr(name) in result["msg"]
+
+
+def test_names_of_packages_with_signs_in_them_are_helpers_and_never_options(package, node):
+    assert package(helpers=["g++", "libfuse3-4", "python3.13"])["changed"]
+    assert {"g++", "libfuse3-4", "python3.13"} < set(node.packages)
+    assert " -- apptainer=1.4.5-2 " in node.done[0] and node.done[0].endswith(" g++ libfuse3-4 python3.13")
+
+
+def test_a_helper_that_apt_takes_for_something_else_is_refused_before_anything_is_touched(package, node):
+    result = package(helpers=["fuse.fs"])
+    assert result["failed"] and "apptainer_helper_packages: there is no package fuse.fs" in result["msg"]
+    assert not node.done and not package.sources.exists()
 
 
 def test_the_source_goes_when_no_repository_is_wanted_any_more(package):

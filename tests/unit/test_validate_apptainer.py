@@ -92,6 +92,13 @@ def test_error(site: Path, variables: dict[str, Any], rule: str, variable: str |
     assert (found[0].file, found[0].where) == (site / "group_vars" / "all.yml", "host g1,n[1-200]")
 
 
+@pytest.mark.parametrize("helpers", [["squashfuse", "fuse2fs:amd64"], "squashfuse,fuse2fs:amd64"])
+def test_helpers_are_names_of_packages(site: Path, helpers: Any) -> None:
+    (finding,) = check(site, apptainer_helper_packages=helpers)
+    assert (finding.rule, finding.variable) == ("value", "apptainer_helper_packages")
+    assert finding.what.startswith("'fuse2fs:amd64' is no name of a Debian package")
+
+
 def test_an_enforced_cluster_is_possible(site: Path) -> None:
     assert check(site, **ENFORCED, apptainer_version="1.5.1", apptainer_config=LIMITS) == []
 
