@@ -19,6 +19,7 @@ import click
 import jinja2
 import yaml
 
+from fleet.markup import markdown
 from fleet.paths import PROJECT
 from fleet.validate.vocabulary import GROUPS
 
@@ -258,26 +259,6 @@ def _paragraphs(description: Any) -> list[str]:
     """A description, one text or a list of them, as Markdown paragraphs."""
     texts = [description] if isinstance(description, str) else description or []
     return [markdown(" ".join(str(text).split())) for text in texts]
-
-
-_MARKUP = {
-    "B": "**{}**",
-    "I": "*{}*",
-    "U": "<{}>",
-}
-
-
-def markdown(text: str) -> str:
-    """Ansible's documentation markup as Markdown: ``O(name)`` → a code span, ``L(text,url)`` → a link, ...
-
-    https://docs.ansible.com/ansible/latest/dev_guide/ansible_markup.html
-    """
-    text = re.sub(r"\bL\(([^,)]*),\s*([^)]*)\)", r"[\1](\2)", text)
-    return re.sub(
-        r"\b([BCEIMOPUV]|RV)\(((?:\\.|[^)\\])*)\)",
-        lambda match: _MARKUP.get(match[1], "`{}`").format(re.sub(r"\\(.)", r"\1", match[2])),
-        text,
-    )
 
 
 # --- Jinja --------------------------------------------------------------------------------------------------

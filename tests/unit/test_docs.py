@@ -195,21 +195,5 @@ def test_what_is_not_documented_is_refused(checkout: Path, file: str, text: str,
         docs.pages(checkout)
 
 
-@pytest.mark.parametrize(
-    ("markup", "text"),
-    [
-        ("C(a b)", "`a b`"),
-        ("O(a=b) and V(c)", "`a=b` and `c`"),
-        ("I(x) B(y)", "*x* **y**"),
-        ("U(https://x.org)", "<https://x.org>"),
-        ("L(here, https://x.org)", "[here](https://x.org)"),
-        (r"V(f(x\))", "`f(x)`"),
-        ("ABC(x) stays", "ABC(x) stays"),
-    ],
-)
-def test_markup(markup: str, text: str) -> None:
-    assert docs.markdown(markup) == text
-
-
 def test_pages_of_this_project_are_fresh() -> None:
     assert docs.check(PROJECT) == []
