@@ -88,6 +88,9 @@ def run(module: AnsibleModule) -> dict:
         finally:
             shutil.rmtree(str(scratch))
         atomic_file.replace(str(proof), subject.encode(), owner=(0, 0))
+    # What is installed only in prediction can't be described.
+    predicted = subject is None or (module.check_mode and module.params["stale"])
+    proof_to_be = "the same for the version and the configuration of this run\n" if predicted else subject
     return {
         "changed": stale,
         "ran": stale,
@@ -95,9 +98,7 @@ def run(module: AnsibleModule) -> dict:
             "before_header": str(proof),
             "after_header": str(proof),
             "before": proved,
-            "after": subject or "the same for the version and the configuration of this run\n"
-            if stale
-            else proved,
+            "after": proof_to_be if stale else proved,
         },
     }
 

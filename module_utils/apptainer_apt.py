@@ -52,7 +52,8 @@ def sources(repository: Repository) -> str:
     key = repository.key.strip()
     if not key.startswith(_ARMOR):
         raise ValueError(
-            f"the key of the repository is no ASCII-armored public key: it must begin with {_ARMOR}"
+            "apptainer_repository: the file with the key is no ASCII-armored public key: it must begin with"
+            f" {_ARMOR}"
         )
     # A continuation line must not be empty: a dot stands for it (deb822(5)).
     block = "".join(f" {line.strip() or '.'}\n" for line in key.splitlines())

@@ -342,7 +342,11 @@ def test_the_source_goes_when_no_repository_is_wanted_any_more(package):
 
 def test_a_key_that_is_none_is_refused(package, node):
     result = package(repository={**REPOSITORY, "key": "binary"})
-    assert result["failed"] and "ASCII-armored" in result["msg"] and not node.done
+    assert (
+        result["failed"]
+        and "apptainer_repository: the file with the key is no ASCII-armored" in result["msg"]
+    )
+    assert not node.done
 
 
 def test_a_node_without_apt_is_refused_by_its_name(package, monkeypatch, ansible_module):

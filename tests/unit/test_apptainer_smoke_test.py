@@ -106,7 +106,10 @@ def test_check_mode_predicts_and_runs_nothing(smoke_test, node):
     assert smoke_test(check=True)["changed"] and not node.ran and not smoke_test.proof.exists()
     smoke_test()
     assert not smoke_test(check=True)["changed"]
-    assert smoke_test(check=True, stale=True)["changed"] and len(node.ran) == 1
+    predicted = smoke_test(check=True, stale=True)
+    assert predicted["changed"] and len(node.ran) == 1
+    # What is on the node now is not what will have been proved.
+    assert "1.4.5" not in predicted["diff"]["after"] and "1.4.5" in predicted["diff"]["before"]
 
 
 def test_check_mode_predicts_on_a_node_without_apptainer(smoke_test, node):
