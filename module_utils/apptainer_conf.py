@@ -70,8 +70,9 @@ def schema(release: str) -> Dict[str, Directive]:
         raise UnknownReleaseError(
             [
                 f"the directives of Apptainer {release} are not known, only those of"
-                f" {'.'.join(map(str, first))} to {last[0]}.{last[1]}.x; add an entry to"
-                " module_utils/apptainer_conf_releases.py"
+                f" {'.'.join(map(str, first))} to {last[0]}.{last[1]}.x: choose one of these, or update"
+                " apptainer-fleet to one that knows it (its developers add an entry to"
+                " module_utils/apptainer_conf_releases.py)"
             ]
         )
     return known[max(numbers for numbers in known if numbers <= wanted)]

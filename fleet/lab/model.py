@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,8 @@ def load_lab(inventory: Path) -> Lab:
         groups=groups,
     )
     _check_addresses(lab)
-    check_repository_group(serving)
+    with _naming(f"group {REPOSITORY_GROUP}"):
+        check_repository_group(serving)
     return lab
 
 
@@ -248,7 +250,8 @@ def _read_inventory(inventory: Path) -> tuple[dict[str, dict[str, Any]], dict[st
 def check_value(variable: str, value: Any) -> None:
     """Refuse a value that a variable of ``LAB_VARIABLES`` cannot have.
 
-    :raises FleetError: what is wrong with the value and what would be right, without the variable.
+    :raises FleetError: what is wrong with the value and what would be right. As with the other checks here,
+        the variable and the place are left to the caller to name.
     """
     kind = LAB_VARIABLES[variable]
     if not isinstance(value, kind):
@@ -262,7 +265,7 @@ def check_host_name(name: str) -> None:
     :raises FleetError: the name is longer than one label, or has other characters.
     """
     if not NODE_NAME.fullmatch(name):
-        raise FleetError(f"host {name}: no valid host name", "use a-z, 0-9 and -")
+        raise FleetError("no valid host name for a node of a lab", "use a-z, 0-9 and -")
 
 
 def check_address(address: ipaddress.IPv4Address, network: ipaddress.IPv4Network) -> None:
@@ -293,8 +296,7 @@ def check_shared(variable: str, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if value != first:
             raise FleetError(
-                f"{variable}: {first!r} on {first_host} but {value!r} on {name}",
-                "set it once, in group_vars/all",
+                f"{first!r} on {first_host} but {value!r} on {name}", "set it once, in group_vars/all"
             )
 
 
@@ -304,7 +306,7 @@ def check_repository_group(hosts: Sequence[str]) -> None:
     :raises FleetError: it is more than one.
     """
     if len(hosts) > 1:
-        raise FleetError(f"group {REPOSITORY_GROUP}: more than one host", "leave one")
+        raise FleetError("more than one host", "leave one")
 
 
 def parse_network(text: str) -> ipaddress.IPv4Network:
@@ -372,18 +374,20 @@ def _check_number(value: int) -> None:
 
 def _shared(hostvars: Mapping[str, Mapping[str, Any]], variable: str, default: Any = None) -> Any:
     values = {name: variables.get(variable, default) for name, variables in hostvars.items()}
-    check_shared(variable, values)
     value = next(iter(values.values()))
-    if value is None:
-        raise FleetError(f"{variable}: is not set", "set it in group_vars/all")
-    _check_here(variable, value, variable)
+    with _naming(variable):
+        check_shared(variable, values)
+        if value is None:
+            raise FleetError("is not set", "set it in group_vars/all")
+        check_value(variable, value)
     return value
 
 
-def _check_here(variable: str, value: Any, place: str) -> None:
-    """Check a value; the error names the place."""
+@contextlib.contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put the place before what a check says."""
     try:
-        check_value(variable, value)
+        yield
     except FleetError as error:
         raise FleetError(f"{place}: {error.message}", error.mend) from error
 
@@ -391,12 +395,14 @@ def _check_here(variable: str, value: Any, place: str) -> None:
 def _node(name: str, variables: Mapping[str, Any], serves_repository: bool) -> Node:
     def get(variable: str, default: Any = None) -> Any:
         value = variables.get(variable, default)
-        if value is None:
-            raise FleetError(f"{variable} of host {name}: is not set", "set it in the inventory")
-        _check_here(variable, value, f"{variable} of host {name}")
+        with _naming(f"{variable} of host {name}"):
+            if value is None:
+                raise FleetError("is not set", "set it in the inventory")
+            check_value(variable, value)
         return value
 
-    check_host_name(name)
+    with _naming(f"host {name}"):
+        check_host_name(name)
     unknown = sorted(v for v in variables if v.startswith("lab_") and v not in LAB_VARIABLES)
     if unknown:
         raise FleetError(
@@ -442,14 +448,11 @@ def _devices(items: Iterable[Any]) -> list[Device]:
 def _check_addresses(lab: Lab) -> None:
     owners: dict[str, str] = {}
     for node in lab.nodes:
-        place = f"lab_address of host {node.name}"
-        try:
+        with _naming(f"lab_address of host {node.name}"):
             check_address(ipaddress.IPv4Address(node.address), lab.network)
-        except FleetError as error:
-            raise FleetError(f"{place}: {error.message}", error.mend) from error
-        owner = owners.setdefault(node.address, node.name)
-        if owner != node.name:
-            raise FleetError(f"{place}: {node.address} belongs to {owner}", "choose another")
+            owner = owners.setdefault(node.address, node.name)
+            if owner != node.name:
+                raise FleetError(f"{node.address} belongs to {owner}", "choose another")
 
 
 #: What a type cannot say of a variable.

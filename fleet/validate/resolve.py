@@ -26,6 +26,7 @@ from ansible.errors import AnsibleError
 from ansible.inventory.host import Host
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import EncryptedString
 from ansible.plugins.loader import filter_loader, init_plugin_loader
 from ansible.template import Templar, is_trusted_as_template
 from ansible.vars.hostvars import HostVars
@@ -161,6 +162,7 @@ class Resolved:
     written: Written
     manager: Any
     variables: Any
+    loader: Any
     templar: Any
     defaults: dict[str, Any]
     own: dict[str, dict[str, Any]] = field(default_factory=dict)  # by host: its own variables as written
@@ -190,7 +192,7 @@ class Resolved:
             merged: dict[str, Any] = {}
             for file in defaults:
                 merged |= loader.load_from_file(str(file), trusted_as_template=True)
-            resolved = cls(written, manager, variables, Templar(loader, {}), merged)
+            resolved = cls(written, manager, variables, loader, Templar(loader, {}), merged)
         resolved._collect()
         return resolved
 
@@ -303,7 +305,17 @@ class Resolved:
             raise UnresolvedError
         if names & self._unknown:
             raise UnresolvedError
-        return self._evaluate(value, context, names)
+        result = self._evaluate(value, context, names)
+        if contains_unknown(result):  # another host's, by way of hostvars
+            raise UnresolvedError
+        return result
+
+    def is_file(self, name: str) -> bool:
+        """Whether the controller has a file, which is looked for where a playbook looks for it."""
+        try:
+            return bool(self.loader.path_dwim_relative_stack([self.loader.get_basedir()], "files", name))
+        except AnsibleError:
+            return False
 
     def _evaluate(self, value: Any, context: dict[str, Any], names: frozenset[str]) -> Any:
         self.templar.available_variables = context
@@ -313,6 +325,9 @@ class Resolved:
         except Exception as error:  # templates run plugins, which raise what they like
             text = str(error)
             missing = frozenset(re.findall(r"'(\w+)' is undefined", text)).difference(context)
+            # An encrypted value of another host, or one that may stand in an encrypted file.
+            if "undecryptable" in text or (missing and self.written.vaulted):
+                raise UnresolvedError from error
             if missing and not any(name.startswith("ansible_") for name in missing):
                 raise UnresolvedError(text, missing) from error
             # Facts, and what hangs on them, are known in a run only.
@@ -333,6 +348,11 @@ def _parse(manager: Any, file: Path, written: Written) -> None:
             parsed = False
             said.write(f" {error}")
     if not parsed and not any(finding.file == file for finding in written.findings):
+        if file in written.vaulted:
+            what = "is encrypted with Ansible Vault, so that its hosts and groups are not known"
+            mend = "leave the hosts readable, and encrypt values, or files in group_vars and host_vars"
+            written.error("vaulted-inventory", file, None, what, mend)
+            return
         text = " ".join(said.getvalue().split()).replace(f" {file}", "")
         written.error("refused", file, None, f"Ansible refuses it: {text}", "mend the structure of the file")
 
@@ -340,10 +360,11 @@ def _parse(manager: Any, file: Path, written: Written) -> None:
 def contains_unknown(value: Any) -> bool:
     """Whether a value, or anything inside it, is encrypted."""
     if isinstance(value, dict):
-        return any(contains_unknown(item) for item in value.values())
+        # The second is how JSON has what is `!vault` in YAML.
+        return "__ansible_vault" in value or any(contains_unknown(item) for item in value.values())
     if isinstance(value, list | tuple):
         return any(contains_unknown(item) for item in value)
-    return value is UNKNOWN
+    return value is UNKNOWN or isinstance(value, EncryptedString)
 
 
 @contextlib.contextmanager

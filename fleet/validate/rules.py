@@ -18,11 +18,16 @@ from typing import Any
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 from ClusterShell.NodeUtils import GroupResolver, GroupResolverError, GroupSource, GroupSourceError
 
+from fleet.errors import FleetError
+from fleet.lab import model as lab
+from fleet.markup import plain
+from fleet.paths import state_home
 from fleet.validate import apptainer
 from fleet.validate.findings import Finding, Severity, ordered
 from fleet.validate.resolve import Resolved, UnresolvedError, contains_unknown, templates
 from fleet.validate.vocabulary import GROUPS, OTHER_GROUPS, SLURM_SWITCH, Vocabulary, guess, near
-from fleet.validate.written import Definition, Kind, Place, Written, read
+from fleet.validate.written import Definition, Kind, Place, Written, ini_lines, read
+from module_utils import slurm_names
 
 # RFC 1123, section 2.1: letters, digits and hyphens between dots, at most 63 in a label.
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -48,10 +53,13 @@ class _Inventory:
     def origin(self, host: str, name: str) -> Place | None:
         """Where a host's value of a variable comes from, None for a default of a role."""
         value = self.resolved.context(host).get(name)
+        unknown = contains_unknown(value)  # encrypted values cannot be compared
         given = (
             Place(d.file, d.line)
             for d in reversed(self.written.definitions)
-            if d.name == name and d.value == value and host in self.reach(d)
+            if d.name == name
+            and (contains_unknown(d.value) if unknown else d.value == value)
+            and host in self.reach(d)
         )
         return next(given, None)
 
@@ -73,7 +81,9 @@ def check_inventory(sources: Sequence[Path], project: Path) -> list[Finding]:
     written = read(sources)
     resolved = Resolved.of(written, project, vocabulary.defaults.values())
     inventory = _Inventory(_with_unwritten(written, resolved), vocabulary, resolved)
-    return ordered([*written.findings, *(finding for rule in _RULES for finding in rule(inventory))])
+    # Of what depends on hosts and groups nothing is known where some of them are encrypted.
+    rules = (_names, _values) if set(written.vaulted) & set(written.inventory_files) else _RULES
+    return ordered([*written.findings, *(finding for rule in rules for finding in rule(inventory))])
 
 
 def _error(rule: str, what: str, mend: str, place: Place | None = None, where: str = "") -> Finding:
@@ -110,10 +120,23 @@ def _hosts(names: Iterable[str]) -> str:
 
 def _with_unwritten(written: Written, resolved: Resolved) -> Written:
     """Add the variables that stand in files which are not YAML, as Ansible has them; the line is searched
-    for."""
+    for.
+
+    What one line gives to a range of hosts is one definition.
+    """
     known = {(d.kind, owner, d.name) for d in written.definitions for owner in (d.hosts or (d.owner,))}
     others = [file for file in written.inventory_files if file.suffix not in {".yml", ".yaml", ".json"}]
     texts = {file: file.read_text(encoding="utf-8", errors="replace").splitlines() for file in others}
+    lines = [(file, line) for file, text in texts.items() for line in ini_lines("\n".join(text))]
+    named = {host: Place(file, line.number) for file, line in reversed(lines) for host in line.hosts}
+    # Of two lines for one host Ansible takes the later one.
+    given = {
+        (line.kind, entity, variable): (line.owner, Place(file, line.number))
+        for file, line in lines
+        for entity in line.hosts or (line.owner,)
+        for variable in line.variables
+    }
+    folded: dict[tuple[str, str, Place, str, Kind], list[tuple[str, Any]]] = defaultdict(list)
 
     def place(pattern: str) -> Place | None:
         found = (
@@ -130,19 +153,23 @@ def _with_unwritten(written: Written, resolved: Resolved) -> Written:
             for variable, value in entity.vars.items():
                 if (kind, name, variable) in known or variable in {"inventory_file", "inventory_dir"}:
                     continue
-                found = place(rf"(^|\s){re.escape(variable)}\s*=")
-                if found is None:
-                    continue
-                hosts = (name,) if kind == "host" else ()
-                definition = Definition(variable, value, kind, name, hosts, found.file, found.line)
-                written.definitions.append(definition)
+                owner, found = given.get((kind, name, variable)) or (
+                    name,
+                    place(rf"(^|\s){re.escape(variable)}\s*="),
+                )
+                if found is not None:
+                    folded[variable, owner, found, repr(value), kind].append((name, value))
+    for (variable, owner, found, _, kind), entries in folded.items():
+        hosts = tuple(name for name, _ in entries) if kind == "host" else ()
+        value = entries[0][1]
+        written.definitions.append(Definition(variable, value, kind, owner, hosts, found.file, found.line))
     for group in resolved.manager.groups:
         found = place(rf"^\[{re.escape(group)}[\]:]")
         if found and group not in written.groups:
             written.groups[group] = found
     for host in resolved.manager.hosts:
         if host not in written.hosts:
-            found = place(rf"^{re.escape(host)}(\s|$)")
+            found = named.get(host) or place(rf"^{re.escape(host)}(\s|$)")
             written.hosts[host] = found or Place(next(iter(written.readable)))
     return written
 
@@ -266,14 +293,21 @@ def _unresolved(
         yield _at(definition, "template", f"is a broken template: {reason}", "mend the braces and filters")
     elif reason and not missing:
         what = f"its value cannot be known yet: {reason}"
-        mend = "no mistake if it reads a file that is made later, such as the state of a lab that is not up"
+        mend = _made_later(inventory, reason) or "no mistake if it reads a file that is made later"
         yield replace(_at(definition, "not-known-yet", what, mend), severity=Severity.WARNING)
+
+
+def _made_later(inventory: _Inventory, text: str) -> str:
+    """How to make a file that the text names, empty if that is not known."""
+    if str(state_home() / "labs") in text:
+        return f"the lab is not up: `fleet lab up -i {inventory.written.readable[0]}` makes it"
+    return ""
 
 
 def _meaning(option: Mapping[str, Any] | None) -> str:
     text = (option or {}).get("description", "")
     first = text[0] if isinstance(text, list) and text else text
-    return f"wanted: {' '.join(str(first).split())}" if first else ""
+    return f"wanted: {plain(' '.join(str(first).split()))}" if first else ""
 
 
 def _required(inventory: _Inventory) -> Iterator[Finding]:
@@ -293,7 +327,31 @@ def _required(inventory: _Inventory) -> Iterator[Finding]:
                 yield replace(finding, variable=name, file=inventory.written.readable[0])
 
 
+def _key_files(inventory: _Inventory) -> Iterator[Finding]:
+    """Public keys that are to be read on the controller and are not there."""
+    for definition in inventory.written.definitions:
+        if definition.name not in {"apptainer_repository", "apptainer_keys"}:
+            continue
+        values = [value for _, value in _outcomes(inventory, definition)]
+        entries = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+        keys = [entry.get("key") or entry.get("file") for entry in entries if isinstance(entry, dict)]
+        for key in dict.fromkeys(key for key in keys if isinstance(key, str)):
+            if not inventory.resolved.is_file(key):
+                mend = _made_later(inventory, key) or "put the public key there, in ASCII armor"
+                finding = _at(definition, "no-such-file", f"there is no file {key} on this machine", mend)
+                yield replace(finding, severity=Severity.WARNING)
+
+
 # --- groups and hosts ---------------------------------------------------------------------------------------
+
+
+def _no_hosts(inventory: _Inventory) -> Iterator[Finding]:
+    """An inventory of nobody, with which every playbook succeeds and does nothing."""
+    written = inventory.written
+    refused = {finding.file for finding in written.findings} & set(written.inventory_files)
+    if written.readable and not inventory.resolved.own and not refused:
+        mend = f"put hosts in the groups {', '.join(GROUPS)}"
+        yield _error("no-hosts", "has no hosts", mend, Place(written.readable[0]))
 
 
 def _group_names(inventory: _Inventory) -> Iterator[Finding]:
@@ -395,31 +453,53 @@ def _addresses(inventory: _Inventory) -> Iterator[Finding]:
 
 
 def _lab(inventory: _Inventory) -> Iterator[Finding]:
-    """Addresses inside the lab's network; the first one is the host's own bridge."""
+    """What ``fleet lab up`` would refuse of the hosts of a lab, beyond single values."""
+    needed = ("lab_name", "lab_network", "lab_address")
+    shared: dict[str, dict[str, Any]] = {name: {} for name in lab.SHARED_VARIABLES}
     for host in inventory.resolved.own:
-        if all(_lookup(inventory, host, name) is None for name in ("lab_name", "lab_network", "lab_address")):
+        values = {name: _lookup(inventory, host, name) for name in {*needed, *lab.SHARED_VARIABLES}}
+        if all(values[name] is None for name in needed):
             continue
-        address, network = (
-            _parsed(_lookup(inventory, host, name)) for name in ("lab_address", "lab_network")
-        )
-        for name in ("lab_name", "lab_network", "lab_address"):
-            if name not in inventory.resolved.context(host):
+        for name in lab.SHARED_VARIABLES:
+            if values[name] is not None:
+                shared[name][host] = values[name]
+        named = inventory.written.hosts.get(host)
+        error = _refusal(lab.check_host_name, host)
+        if error and _HOST_NAME.fullmatch(host):
+            yield _error("lab-host-name", error.message, error.mend, named, _hosts([host]))
+        for name in needed:
+            # It may stand in a file that is not readable here.
+            if name not in inventory.resolved.context(host) and not inventory.written.vaulted:
                 finding = _error("lab-incomplete", "a node of the lab needs it", "", where=_hosts([host]))
-                yield replace(finding, variable=name, **_where(inventory.written.hosts.get(host)))
+                yield replace(finding, variable=name, **_where(named))
+        address, network = _parsed(values["lab_address"]), _parsed(values["lab_network"])
         if not isinstance(address, ipaddress.IPv4Network) or not isinstance(network, ipaddress.IPv4Network):
             continue
-        node = address.network_address
-        what = ""
-        if node not in network:
-            what = f"{node} is outside lab_network {network}"
-        elif node in {network.network_address, network.broadcast_address}:
-            what = f"{node} is the network or broadcast address of {network}"
-        elif node == network.network_address + 1:
-            what = f"{node} is the address of the lab's bridge"
-        if what:
-            mend = f"choose one from {network.network_address + 2} to {network.broadcast_address - 1}"
-            finding = _error("lab-address", what, mend, inventory.place(host, "lab_address"), _hosts([host]))
+        error = _refusal(lab.check_address, address.network_address, network)
+        if error:
+            place = inventory.place(host, "lab_address")
+            finding = _error("lab-address", error.message, error.mend, place, _hosts([host]))
             yield replace(finding, variable="lab_address")
+    for name, by_host in shared.items():
+        error = _refusal(lab.check_shared, name, by_host) if by_host else None
+        if error:
+            place = inventory.origin(list(by_host)[-1], name)
+            yield replace(_error("lab-shared", error.message, error.mend, place), variable=name)
+    servers = inventory.resolved.members(lab.REPOSITORY_GROUP)
+    error = _refusal(lab.check_repository_group, servers)
+    if error and any(shared.values()):
+        group_place = inventory.written.groups.get(lab.REPOSITORY_GROUP)
+        where = f"group {lab.REPOSITORY_GROUP}"
+        yield _error("lab-repository", error.message, error.mend, group_place, where)
+
+
+def _refusal(check: Callable[..., object], *arguments: object) -> FleetError | None:
+    """What one of the lab's own checks has against its arguments."""
+    try:
+        check(*arguments)
+    except FleetError as error:
+        return error
+    return None
 
 
 def _lookup(inventory: _Inventory, host: str, name: str) -> Any:
@@ -462,11 +542,7 @@ def _slurm(inventory: _Inventory) -> Iterator[Finding]:
             inventory.written.groups.get("slurm_controller"),
             "group slurm_controller",
         )
-    managed = [
-        h
-        for h in inventory.resolved.members("slurm_compute")
-        if _lookup(inventory, h, SLURM_SWITCH) is not False
-    ]
+    managed = _managed(inventory, "slurm_compute")
     if managed and not controllers:
         mend = (
             f"put one host in slurm_controller, or set {SLURM_SWITCH}: false where the site runs Slurm itself"
@@ -477,14 +553,32 @@ def _slurm(inventory: _Inventory) -> Iterator[Finding]:
         )
 
 
+def _managed(inventory: _Inventory, group: str) -> list[str]:
+    """The hosts of a group of Slurm, but those whose Slurm the site runs itself."""
+    return [
+        host
+        for host in inventory.resolved.members(group)
+        if _lookup(inventory, host, SLURM_SWITCH) is not False
+    ]
+
+
 def _slurm_names(inventory: _Inventory) -> Iterator[Finding]:
-    """Names Slurm cannot have: it takes the part before the first dot, which begins with a letter."""
-    for group in ("slurm_controller", "slurm_compute"):
-        for host in inventory.resolved.members(group):
-            if not host[0].isalpha():
+    """Names Slurm cannot have, or has of two hosts: it takes the part before the first dot."""
+    same: dict[str, list[str]] = defaultdict(list)
+    groups = ("slurm_controller", "slurm_compute")
+    for host in dict.fromkeys(host for group in groups for host in _managed(inventory, group)):
+        try:
+            same[slurm_names.node_name(host)].append(host)
+        except ValueError:
+            if _HOST_NAME.fullmatch(host):
                 mend = "name it as `hostname` does there, and put its address into ansible_host"
                 place = inventory.written.hosts.get(host)
                 yield _error("slurm-name", "has no name for Slurm", mend, place, f"host {host}")
+    for name, hosts in same.items():
+        if len(hosts) > 1:
+            what = f"all are {name} for Slurm, which takes what stands before the first dot"
+            mend = "give every node a name of its own before the dot"
+            yield _error("slurm-name", what, mend, inventory.written.hosts.get(hosts[-1]), _hosts(hosts))
 
 
 def _partitions(inventory: _Inventory) -> Iterator[Finding]:
@@ -536,6 +630,9 @@ def _apptainer(inventory: _Inventory) -> Iterator[Finding]:
     found: dict[tuple[apptainer.Judgement, Place | None], list[str]] = defaultdict(list)
     for hosts in inventory.resolved.kinds(inventory.resolved.members("apptainer"), names):
         values = {name: _lookup(inventory, hosts[0], name) for name in apptainer.VARIABLES}
+        for name, value in values.items():
+            if inventory.vocabulary.problem(name, value):
+                values[name] = None  # that has been said where it is written
         if "slurm_compute" not in inventory.resolved.groups(hosts[0]) or (
             _lookup(inventory, hosts[0], SLURM_SWITCH) is False
         ):
@@ -553,6 +650,8 @@ _RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
     _names,
     _values,
     _required,
+    _key_files,
+    _no_hosts,
     _group_names,
     _functional_groups,
     _host_names,

@@ -4,8 +4,9 @@ on."""
 from __future__ import annotations
 
 import difflib
-import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from fleet.lab.model import BACKENDS, LAB_NAME, LAB_VARIABLES
+from fleet.errors import FleetError
+from fleet.lab.model import BACKENDS, LAB_VARIABLES, check_value
 from module_utils import apptainer_apt, apptainer_version
 
 # The groups the playbooks work on, and the roles their nodes get.
@@ -56,20 +58,6 @@ LAB_OPTIONS: Options = {
 }
 
 
-def _lab_name(value: Any) -> None:
-    if not LAB_NAME.fullmatch(str(value)):
-        raise ValueError(f"{value!r} is no name for a lab")
-
-
-_SMALLEST_PREFIX = 30
-
-
-def _network(value: Any) -> None:
-    # Apart from the network, the bridge and the broadcast address there must be one for a node.
-    if ipaddress.IPv4Network(str(value)).prefixlen > _SMALLEST_PREFIX:
-        raise ValueError(f"{value} has no room for a node; write a prefix of /{_SMALLEST_PREFIX} or less")
-
-
 def _helpers(value: Any) -> None:
     # Ansible takes a text with commas for a list.
     apptainer_apt.check_helpers(value.split(",") if isinstance(value, str) else value)
@@ -79,9 +67,6 @@ def _helpers(value: Any) -> None:
 FORMATS: Mapping[str, Callable[[Any], object]] = {
     "apptainer_helper_packages": _helpers,
     "apptainer_version": apptainer_version.parse,
-    "lab_name": _lab_name,
-    "lab_network": _network,
-    "lab_address": lambda value: ipaddress.IPv4Address(str(value)),
 }
 
 
@@ -135,6 +120,8 @@ class Vocabulary:
         option = self.option(name)
         if option is None or value is None:
             return None
+        if name in LAB_VARIABLES:
+            return _lab_problem(name, value)
         if name not in self._validators:
             self._validators[name] = ArgumentSpecValidator({name: {**option, "required": False}})
         secret = bool(option.get("no_log"))
@@ -144,12 +131,64 @@ class Vocabulary:
             return f"is a {'list' if isinstance(value, list) else 'mapping'}, not of type {kind}"
         errors = self._validators[name].validate({name: value}).error_messages
         if errors:
-            return f"does not fit type {kind} (secret, value not shown)" if secret else "; ".join(errors)
+            return (
+                f"does not fit type {kind} (secret, value not shown)"
+                if secret
+                else _short(name, value, errors)
+            )
         try:
             FORMATS.get(name, bool)(value)
         except ValueError as error:
             return str(error)
         return None
+
+
+def _lab_problem(name: str, value: Any) -> str | None:
+    try:
+        check_value(name, value)
+    except FleetError as error:
+        return f"{error.message}; {error.mend}"
+    return None
+
+
+_WRONG_TYPE = re.compile(
+    r"(?P<kind>argument|Elements value for option) '(?P<name>[^']+)'(?: found in '[^']*')?"
+    r" is of type (?P<is>\w+)(?: found in '[^']*'\.)?"
+    r" and we were unable to convert to (?P<wanted>\w+): .*",
+    re.DOTALL,
+)
+_UNKNOWN_KEYS = re.compile(r"(?P<keys>\S+(?:, \S+)*)\. Supported parameters include: (?P<known>.*)\.")
+
+
+def _short(name: str, value: Any, errors: Iterable[str]) -> str:
+    """What Ansible's validation says of variable ``name``, without its words about conversion."""
+    # Of a list or mapping in the wrong place, its content need not be judged, too.
+    whole = [text for text in errors if text.startswith(f"argument '{name}' is of type")]
+    # Of a template's value the place says nothing.
+    subject = "" if isinstance(value, list | dict) else reprlib.repr(value)
+    texts = [_short_error(name, subject, text) for text in whole or errors]
+    # Ansible's first words on an element that is no mapping; the type follows.
+    return "; ".join(text for text in texts if not text.startswith("dictionary requested") or texts[1:] == [])
+
+
+def _short_error(name: str, subject: str, text: str) -> str:
+    wrong, unknown = _WRONG_TYPE.fullmatch(text), _UNKNOWN_KEYS.fullmatch(text)
+    if wrong:
+        inner = "" if wrong["name"] == name else wrong["name"]
+        if wrong["kind"] != "argument":
+            subject = f"an element of {inner}" if inner else "an element"
+        elif inner:
+            subject = inner
+        return f"{subject} is of type {wrong['is']}, not {wrong['wanted']}".lstrip()
+    if unknown:
+        known = unknown["known"].split(", ")
+        return "; ".join(_unknown_key(key, known) for key in unknown["keys"].split(", "))
+    return text
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    better = guess(key.rpartition(".")[2], known)
+    return f"unknown key {key}, " + (f"did you mean {better}?" if better else f"known are {', '.join(known)}")
 
 
 def role_options(role: Path) -> Options | None:

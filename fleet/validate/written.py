@@ -8,7 +8,9 @@ are listed but not read.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from ansible import constants
 from ansible.errors import AnsibleError
 from ansible.inventory.manager import IGNORED
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.utils.addresses import parse_address
 from ansible.plugins.inventory import detect_range, expand_hostname_range
 from ansible.template import trust_as_template
 
@@ -193,7 +196,7 @@ def _compose(written: Written, file: Path, *, tolerant: bool = False) -> _Docume
     loader = None
     try:
         content = file.read_bytes()
-        if content.startswith(b"$ANSIBLE_VAULT"):
+        if _is_vaulted(content):
             written.vaulted.append(file)
             return None
         loader = _Loader(content)
@@ -216,6 +219,10 @@ def _compose(written: Written, file: Path, *, tolerant: bool = False) -> _Docume
             )
         return None
     return document
+
+
+def _is_vaulted(content: bytes) -> bool:
+    return content.startswith(b"$ANSIBLE_VAULT")
 
 
 def _check_keys(written: Written, file: Path, node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
@@ -245,6 +252,9 @@ def _check_keys(written: Written, file: Path, node: yaml.Node, above: tuple[yaml
 def _read_inventory_file(written: Written, file: Path) -> None:
     is_yaml = file.suffix in constants.YAML_FILENAME_EXTENSIONS
     if file.suffix and not is_yaml:
+        with contextlib.suppress(OSError):
+            if _is_vaulted(file.read_bytes()):
+                written.vaulted.append(file)
         return
     document = _compose(written, file, tolerant=not is_yaml)
     if document is None:
@@ -254,6 +264,37 @@ def _read_inventory_file(written: Written, file: Path) -> None:
         return
     for name, node, line in groups:
         document.read_group(name, node, line)
+
+
+@dataclass(frozen=True, slots=True)
+class IniLine:
+    """A line of an INI inventory that names hosts, or sets variables of a group.
+
+    ``owner`` is the group, or the hosts as they are written there, ``c[1:3]``.
+    """
+
+    number: int
+    kind: Kind
+    owner: str
+    hosts: tuple[str, ...]
+    variables: frozenset[str]
+
+
+def ini_lines(text: str) -> Iterator[IniLine]:
+    """The lines of an INI inventory, to say where Ansible has something from; never raises."""
+    group, section = "ungrouped", "hosts"
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        header = re.match(r"\[([^:\]\s]+)(?::(\w+))?\]", line)
+        if header:
+            group, section = header[1], header[2] or "hosts"
+        elif line and line[0] not in "#;" and section == "vars":
+            yield IniLine(number, "group", group, (), frozenset([line.partition("=")[0].strip()]))
+        elif line and line[0] not in "#;" and section == "hosts":
+            with contextlib.suppress(ValueError, AnsibleError):
+                key, *settings = shlex.split(line, comments=True)
+                pattern = parse_address(key, allow_ranges=True)[0]  # without the port
+                names = frozenset(setting.partition("=")[0] for setting in settings)
+                yield IniLine(number, "host", pattern, expand(pattern), names)
 
 
 # --- group_vars and host_vars -------------------------------------------------------------------------------
