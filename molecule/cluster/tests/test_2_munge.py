@@ -29,7 +29,8 @@ def test_nobody_else_can_read_it(node, name):
 @pytest.mark.parametrize("name", NODES)
 def test_it_is_nowhere_in_the_journal(node, key, name):
     journal = node(name).check_output("journalctl --no-pager --all")
-    assert "ansible-munge" in journal
+    # Modules do leave words there, and on compute nodes this one, too.
+    assert ("ansible-slurm_daemon" if name == "head" else "ansible-munge") in journal
     for spelling in (base64.b64encode(key).decode(), key.hex()):
         assert spelling[:40] not in journal
 
