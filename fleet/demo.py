@@ -247,7 +247,7 @@ class Demo:
             table.add_row(title, "[yellow]not run[/]", "", "")
         self.console.print(table)
         split = [f"{phase} {seconds:.1f} s" for phase, seconds in self.phases.items()]
-        self.console.print(" · ".join([*split, f"all {sum(self.phases.values()):.1f} s"]))
+        self.console.print(" · ".join([*split, f"all {sum(self.phases.values()):.1f} s"]), soft_wrap=True)
         if passed:
             self.console.print("The lab stays up: fleet lab ssh -u alice head · fleet lab down")
 
