@@ -13,13 +13,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from testinfra.host import Host
 
+from fleet.lab.lab import BOOT_DEADLINE
 from fleet.lab.model import lab_home, load_lab
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -78,6 +81,41 @@ def repository(lab_state: Path) -> dict[str, Any]:
     """The lab's package repository: ``url``, ``versions`` (oldest first), ``packages`` and more."""
     facts: dict[str, Any] = json.loads((lab_state / "repository.json").read_text())
     return facts
+
+
+@pytest.fixture
+def reboot(host: Host) -> Callable[[], None]:
+    """Boot the test's node anew and wait until one can log in to the new system."""
+
+    def boot_id() -> str:
+        try:
+            return str(host.run("cat /proc/sys/kernel/random/boot_id").stdout.strip())
+        except RuntimeError:  # what testinfra calls a connection that fails
+            return ""
+
+    def run() -> None:
+        before = boot_id()
+        # The connection may end before the answer.
+        host.run("systemd-run --on-active=1 systemctl reboot")
+        deadline = time.monotonic() + BOOT_DEADLINE
+        while boot_id() in ("", before):
+            assert time.monotonic() < deadline, "the node did not come back"
+            time.sleep(1)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def another_key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with an OpenPGP key that has signed nothing of the lab."""
+    folder = tmp_path_factory.mktemp("another-key")
+    gpg = ["gpg", "--homedir", str(folder), "--batch", "--quiet", "--pinentry-mode", "loopback"]
+    make = [*gpg, "--passphrase", "", "--quick-generate-key", "another key", "ed25519", "sign", "0"]
+    subprocess.run(make, check=True, capture_output=True)
+    key = folder / "another.asc"
+    key.write_bytes(subprocess.run([*gpg, "--armor", "--export"], check=True, capture_output=True).stdout)
+    subprocess.run(["gpgconf", "--homedir", str(folder), "--kill", "all"], check=False)
+    return str(key)
 
 
 @pytest.fixture(scope="session")

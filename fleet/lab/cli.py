@@ -16,7 +16,17 @@ from rich.table import Table
 from fleet.errors import FleetError
 from fleet.lab.fanout import run_on_nodes
 from fleet.lab.host import check_host, missing_packages
-from fleet.lab.lab import Stage, bring_up, is_running, known_labs, plan_down, plan_up, programs_for, take_down
+from fleet.lab.lab import (
+    Stage,
+    bring_up,
+    check_inventory_is_the_same,
+    is_running,
+    known_labs,
+    plan_down,
+    plan_up,
+    programs_for,
+    take_down,
+)
 from fleet.lab.model import Lab, Node, load_lab, node_home
 from fleet.paths import PROJECT
 
@@ -77,7 +87,14 @@ def _say_what_up_would_do(wanted: Lab, install_host_packages: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 def down(inventory: Path, name: str | None, all_labs: bool, dry_run: bool) -> None:
     """Remove everything a lab has on this machine but the cache; also after a crash."""
-    names = known_labs() if all_labs else [name or load_lab(inventory).name]
+    if all_labs:
+        names = known_labs()
+    elif name:
+        names = [name]
+    else:
+        wanted = load_lab(inventory)
+        check_inventory_is_the_same(wanted)
+        names = [wanted.name]
     for lab_name in names:
         if dry_run:
             _show(plan_down(lab_name), f"lab {lab_name}")

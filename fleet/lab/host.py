@@ -27,6 +27,8 @@ PROGRAMS = {
     "apt-ftparchive": "apt-utils",
     "dpkg-deb": "dpkg",
     "gpg": "gnupg",
+    "rpmbuild": "rpm",
+    "createrepo_c": "createrepo-c",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }

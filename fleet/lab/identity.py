@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet.lab.distribution_sim import DISTRIBUTION_SIMS
 from fleet.lab.image import FIRST_UID
 from fleet.lab.model import Lab, Node, node_home
 from fleet.lab.network import hosts_lines
@@ -48,7 +49,9 @@ def identity_files(lab: Lab, node: Node, *, interface: str, link: str = "") -> d
     login = (lab.home / "ssh/id_ed25519.pub").read_text()
     users = {"/root": 0, **{f"/home/{user}": uid for uid, user in enumerate(node.users, FIRST_UID)}}
     devices = "".join(f"c {d.path} {d.mode} root root - {d.major}:{d.minor}\n" for d in node.devices)
+    sim = DISTRIBUTION_SIMS[node.distribution_sim].node_files() if node.distribution_sim else {}
     return {
+        **{path: NodeFile(content) for path, content in sim.items()},
         "/etc/hostname": NodeFile(f"{node.name}\n"),
         "/etc/machine-id": NodeFile(f"{secrets.token_hex(16)}\n"),
         "/etc/resolv.conf": NodeFile(_name_servers()),

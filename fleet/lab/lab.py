@@ -33,8 +33,10 @@ from fleet.lab.run import kill_processes, marked_processes, run
 from fleet.paths import state_home
 
 BACKENDS: dict[str, Backend] = {"nspawn": Nspawn(), "qemu": Qemu()}
-#: Emulated machines are slow; containers answer within a second.
-BOOT_DEADLINE = 300.0
+#: In the folder of a lab: the path of the inventory that it was made from.
+INVENTORY_NOTE = "inventory"
+#: Emulated machines are slow, on a busy host very slow; containers answer within a second.
+BOOT_DEADLINE = 600.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def plan_up(lab: Lab) -> list[Stage]:
     :raises FleetError: the lab cannot be made here.
     """
     network.check_bridge_is_ours(lab.name)
+    check_inventory_is_the_same(lab)
     if not network.bridge_exists(lab.name):
         network.check_network_is_free(lab)
     create, start, remove = _sort_nodes(lab)
@@ -143,12 +146,27 @@ def bring_up(lab: Lab, report: Callable[[str, float], None], *, install_host_pac
         stages = plan_up(lab)
         # Before anything of this lab is on the machine: its folder says that what follows is its own.
         lab.home.mkdir(parents=True, exist_ok=True)
+        _replace(lab.home / INVENTORY_NOTE, str(lab.inventory))
         carry_out(stages, report)
         # Also if there was nothing to do: an earlier run may have been killed while it waited.
         waited = wait_for_ssh(lab)
         if stages:
             report("wait for SSH", waited)
     return bool(stages)
+
+
+def check_inventory_is_the_same(lab: Lab) -> None:
+    """Refuse a lab that was made from another inventory: somebody else works with it, in another checkout.
+
+    :raises FleetError: it was, and that inventory is still there.
+    """
+    note = lab.home / INVENTORY_NOTE
+    made_from = Path(note.read_text()) if note.exists() else lab.inventory
+    if made_from != lab.inventory and made_from.exists():
+        raise FleetError(
+            f"lab {lab.name} is there already, made from {made_from} and not from {lab.inventory}",
+            f"fleet lab down --name {lab.name}, or another lab_name and lab_network for this one",
+        )
 
 
 def programs_for(lab: Lab) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet.errors import FleetError
+from fleet.lab.distribution_sim import DISTRIBUTION_SIMS
 from fleet.paths import PROJECT, cache_home, state_home
 
 #: At most eleven characters, because ``lab-NAME`` is the bridge and IFNAMSIZ leaves fifteen for it.
@@ -51,6 +52,7 @@ LAB_VARIABLES: Mapping[str, type] = {
     "lab_address": str,
     "lab_backend": str,
     "lab_release": str,
+    "lab_distribution_sim": str,
     "lab_packages": list,
     "lab_devices": list,
     "lab_users": list,
@@ -80,6 +82,7 @@ FUSE = Device("/dev/fuse", 10, 229)
 class Node:
     """One node of a lab.
 
+    :param distribution_sim: which of ``DISTRIBUTION_SIMS`` it is taken for; empty for Debian.
     :param packages: Debian packages baked into its base image.
     :param users: normal users, created with the same uids on every node, in this order from 2000.
     :param cpus: processors of a virtual machine; other nodes have those of this machine.
@@ -96,6 +99,7 @@ class Node:
     serves_repository: bool = False
     cpus: int = 2
     memory: int = 1024
+    distribution_sim: str = ""
 
     def spec(self) -> dict[str, Any]:
         """All that a running node was made from, as plain data: a different value means a different node."""
@@ -108,6 +112,7 @@ class Lab:
 
     :param network: private IPv4 network; its first address belongs to the host's bridge.
     :param mirror: Debian mirror URL, empty to use the one this machine's APT sources name.
+    :param inventory: absolute path of the file or folder that describes it.
     :param groups: names of the nodes in each group of the inventory.
     """
 
@@ -209,7 +214,7 @@ def load_lab(inventory: Path) -> Lab:
         network=parse_network(_shared(hostvars, "lab_network")),
         mirror=_shared(hostvars, "lab_mirror", ""),
         nodes=nodes,
-        inventory=inventory,
+        inventory=inventory.resolve(),
         groups=groups,
     )
     _check_addresses(lab)
@@ -352,6 +357,12 @@ def _check_release(text: str) -> None:
         raise FleetError(f"{text!r} is no release", "a Debian code name like trixie")
 
 
+def _check_distribution_sim(text: str) -> None:
+    if text and text not in DISTRIBUTION_SIMS:
+        mend = f"one of {', '.join(DISTRIBUTION_SIMS)}, or leave it out for Debian"
+        raise FleetError(f"{text!r} is no distribution that the lab has a stand-in for", mend)
+
+
 def _check_names(items: Iterable[Any], pattern: re.Pattern[str]) -> None:
     for item in items:
         if not isinstance(item, str) or not pattern.fullmatch(item):
@@ -408,12 +419,15 @@ def _node(name: str, variables: Mapping[str, Any], serves_repository: bool) -> N
         raise FleetError(
             f"{unknown[0]} of host {name}: no variable of the lab", f"one of {', '.join(LAB_VARIABLES)}"
         )
+    sim = get("lab_distribution_sim", "")
+    needed = DISTRIBUTION_SIMS[sim].packages if sim else ()
     return Node(
         name=name,
         address=get("lab_address"),
         backend=get("lab_backend", "nspawn"),
         release=get("lab_release", "trixie"),
-        packages=tuple(sorted(set(get("lab_packages", [])))),
+        distribution_sim=sim,
+        packages=tuple(sorted({*get("lab_packages", []), *needed})),
         users=tuple(get("lab_users", [])),
         devices=(FUSE, *_devices(get("lab_devices", []))),
         serves_repository=serves_repository,
@@ -462,6 +476,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "lab_address": _check_ipv4,
     "lab_backend": _check_backend,
     "lab_release": _check_release,
+    "lab_distribution_sim": _check_distribution_sim,
     "lab_packages": lambda items: _check_names(items, PACKAGE_NAME),
     "lab_users": _check_users,
     "lab_devices": _devices,

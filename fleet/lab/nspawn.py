@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -106,7 +107,7 @@ class Nspawn:
             folder = PackageRepository(debian_mirror(lab.mirror), lab.name).folder
             binds = [f"--bind-ro={folder}:{REPOSITORY_MOUNT}"]
         with (home / "console.log").open("ab") as console:
-            subprocess.Popen(
+            process = subprocess.Popen(
                 [
                     *ISOLATED,
                     *["sh", "-c", MOUNT_AND_RUN, "sh", overlay, str(home / "root")],
@@ -131,6 +132,9 @@ class Nspawn:
                     },
                 ),
             )
+        # A program that has only just begun has no environment to be known by yet, for a moment.
+        while process.poll() is None and not self.is_running(lab.name, node.name):
+            time.sleep(0.01)
 
     def is_running(self, lab_name: str, node_name: str) -> bool:
         """Whether unshare or systemd-nspawn is there.

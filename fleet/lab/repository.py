@@ -1,10 +1,14 @@
-"""The lab's own APT repository: real Apptainer packages at two versions, with and without setuid starter.
+"""The lab's own package repository: real Apptainer at two versions, with and without setuid starter.
 
 Debian's archive has Apptainer in unstable only, at one version and without a setuid starter. So this makes of
 that one package: ``apptainer`` as it is; ``apptainer-suid`` of the same version, whose starter-suid is a copy
 of the package's starter (it truly runs in setuid mode); and both again at a newer version *that is the same
 program relabelled*: every place in its binaries that says the old version says the new one. An upgrade in the
 lab therefore proves the upgrade, not a new release of Apptainer.
+
+All four are there as Debian packages, for APT, and with the same content as RPM packages, for dnf and zypper.
+Those are made by rpmbuild here and are those of no distribution: they ask for no other package, and each
+version has an apptainer.conf of its own, so that rpm has something to keep a site's file apart from.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,18 +31,47 @@ from fleet.lab.run import ISOLATED, run
 SUITE = "lab"
 COMPONENT = "main"
 SOURCE_SUITE = "sid"
-#: $1 Release, $2 InRelease, $3 public key. The key exists for this one signature, in memory, in namespaces
-#: that end with it, gpg's agent included: a repository that never changes needs no other.
-SIGN = """\
+#: Below the repository's root, the one for dnf and zypper.
+RPM_FOLDER = "rpm"
+#: $1 the repository's root, $2 its Release, $3 public key. The key exists for these signatures, in memory, in
+#: namespaces that end with it, gpg's agent included: a repository that never changes needs no other.
+SIGN = f"""\
 set -eu
 mount -t tmpfs -o mode=0700 tmpfs /mnt
 gpg="gpg --homedir /mnt --batch --quiet --pinentry-mode loopback"
-$gpg --passphrase '' --quick-generate-key 'apptainer-fleet lab repository' ed25519 sign 0
-$gpg --output "$2" --clearsign "$1"
+owner='apptainer-fleet lab repository'
+$gpg --passphrase '' --quick-generate-key "$owner" ed25519 sign 0
+$gpg --output "$(dirname "$2")/InRelease" --clearsign "$2"
 $gpg --armor --export > "$3"
+rpmsign --define '_gpg_path /mnt' --define "_gpg_name $owner" --define "__gpg $(command -v gpg)" \
+    --addsign "$1"/{RPM_FOLDER}/*.rpm
+createrepo_c --quiet --no-database --general-compress-type=gz "$1"/{RPM_FOLDER}
+$gpg --armor --detach-sign "$1"/{RPM_FOLDER}/repodata/repomd.xml
+"""
+#: For `str.format`: one of Debian's packages, unpacked, once more for rpm. The library of every program is in
+#: the base image of a node, where rpm knows nothing of it, so nothing may be required on its account. In the
+#: default of rpm, the contents would be stripped.
+SPEC = """\
+Name: {name}
+Version: {version}
+Release: {release}
+Summary: {name} of the lab, from the package of Debian
+License: BSD-3-Clause
+{relations}
+AutoReqProv: no
+%define _build_id_links none
+%define _binary_payload w1.gzdio
+%define __os_install_post %{{nil}}
+%description
+Made by the lab of apptainer-fleet.
+%install
+cp --archive --no-preserve=ownership {tree}/. %{{buildroot}}/
+%files
+%defattr(-,root,root)
+{files}
 """
 #: Part of the cache key: raise it when what `_make` builds changes.
-RECIPE = 1
+RECIPE = 2
 
 
 @dataclass(frozen=True)
@@ -62,14 +96,20 @@ class PackageRepository:
         return cached(self.folder, self._make)
 
     def facts(self, lab: Lab) -> dict[str, Any]:
-        """What roles need: url, suite, component, key, versions (oldest first), packages (one a version)."""
+        """What roles need: url, suite, component, key, versions (oldest first), packages (one a version).
+
+        ``rpm_url`` is that of the RPM packages, which have the same versions and the same key.
+        """
         server = lab.repository_server
+        url = f"http://{server.address}:{REPOSITORY_PORT}/" if server else ""
         contents: dict[str, Any] = json.loads((self.folder / "contents.json").read_text())
         return {
-            "url": f"http://{server.address}:{REPOSITORY_PORT}/" if server else "",
+            "url": url,
             "suite": SUITE,
             "component": COMPONENT,
+            "rpm_url": f"{url}{RPM_FOLDER}/",
             "key": str(self.folder / "lab-repository.asc"),
+            "folder": str(self.folder),
             **contents,
         }
 
@@ -89,8 +129,9 @@ class PackageRepository:
             if version != old:
                 relabel(tree, old, version)
             packages[version] = package_version.replace(old, version, 1)
-            self._pack(tree, pool)
-            self._pack(self._setuid_tree(tree, work / f"{version}-suid"), pool)
+            for unpacked in (tree, self._setuid_tree(tree, work / f"{version}-suid")):
+                self._pack(unpacked, pool)
+                self._pack_rpm(unpacked, work, part / RPM_FOLDER)
         shutil.rmtree(work)
         self._index(part)
         (part / "contents.json").write_text(json.dumps({"versions": [old, new], "packages": packages}))
@@ -153,6 +194,36 @@ class PackageRepository:
         # Fast compression: the packages never leave this machine.
         self._run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, pool)
 
+    def _pack_rpm(self, tree: Path, work: Path, target: Path) -> None:
+        control = (tree / "DEBIAN/control").read_text()
+        name, (version, _, release) = _field(control, "Package"), _field(control, "Version").partition("-")
+        content = work / f"rpm-{tree.name}"
+        shutil.copytree(tree, content, symlinks=True, ignore=lambda *_: ["DEBIAN"])
+        conf = content / "etc/apptainer/apptainer.conf"
+        if conf.exists():
+            conf.write_text(f"{conf.read_text()}\n# Packaged with {version}.\n")
+        relations = "Conflicts: singularity-ce\nObsoletes: singularity <= 3.8.7-3"
+        if name != "apptainer":
+            relations = f"Requires: apptainer = {version}-{release}"
+        spec = content.with_suffix(".spec")
+        spec.write_text(
+            SPEC.format(
+                name=name,
+                version=version,
+                release=release or "1",
+                relations=relations,
+                tree=content,
+                files="\n".join(_rpm_files(content)),
+            )
+        )
+        options = {
+            "_topdir": work / "rpmbuild",
+            "_rpmdir": target,
+            "_build_name_fmt": "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm",
+        }
+        defines = [word for key, value in options.items() for word in ("--define", f"{key} {value}")]
+        self._run("rpmbuild", "--quiet", *defines, "-bb", spec)
+
     def _index(self, part: Path) -> None:
         architecture = debian_architecture()
         index = part / "dists" / SUITE / COMPONENT / f"binary-{architecture}"
@@ -171,10 +242,7 @@ class PackageRepository:
         flags = [w for k, v in attributes.items() for w in ("-o", f"APT::FTPArchive::Release::{k}={v}")]
         text = self._run("apt-ftparchive", *flags, "release", release.parent)
         release.write_text(text)
-        self._sign(release, part / "lab-repository.asc")
-
-    def _sign(self, release: Path, public_key: Path) -> None:
-        self._run(*ISOLATED, "sh", "-c", SIGN, "sh", release, release.with_name("InRelease"), public_key)
+        self._run(*ISOLATED, "sh", "-c", SIGN, "sh", part, release, part / "lab-repository.asc")
 
     def _run(self, *argv: str | Path) -> str:
         return run(argv, lab_name=self.lab_name)
@@ -210,6 +278,17 @@ def relabel(tree: Path, old: str, new: str) -> None:
             content = path.read_bytes()
             if content.startswith(b"\x7fELF") and old.encode() in content:
                 path.write_bytes(content.replace(old.encode(), new.encode()))
+
+
+def _rpm_files(content: Path) -> Iterator[str]:
+    """Lines of a spec's ``%files``: only folders of the package's own, and what is in /etc is the site's."""
+    for path in sorted(content.rglob("*")):
+        name = f"/{path.relative_to(content)}"
+        if path.is_dir() and not path.is_symlink():
+            if "apptainer" in name:
+                yield f"%dir {name}"
+        else:
+            yield f"%config(noreplace) {name}" if name.startswith("/etc/") else name
 
 
 def _field(control: str, name: str) -> str:

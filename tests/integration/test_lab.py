@@ -1,7 +1,7 @@
 """The lab on this machine: it does what it says, and leaves nothing, however it ends.
 
-Needs root, and a machine where nothing else starts processes, mounts or links meanwhile. Where that cannot
-be had, LAB_TEST_BUSY_MACHINE=1 compares only what can be told to be these labs' by name.
+Needs root, and a machine where nothing else makes mounts, links, nft tables or names meanwhile. Where that
+cannot be had, LAB_TEST_BUSY_MACHINE=1 compares only what can be told to be these labs' by name.
 """
 
 from __future__ import annotations
@@ -203,6 +203,21 @@ def test_junk_among_the_nodes_goes(lab: Path) -> None:
     succeed("up", "-i", lab)
     assert "nothing to change" in succeed("up", "-i", lab)
     assert Path("/etc/passwd").exists()
+
+
+def test_a_lab_of_another_checkout_is_left_alone(lab: Path, tmp_path: Path) -> None:
+    succeed("up", "-i", lab)
+    (tmp_path / "other").mkdir()
+    other = write_inventory(
+        tmp_path / "other", "itlab", "10.77.98.0/24", {"c": {"lab_address": "10.77.98.11"}}
+    )
+    for command in ("up", "down"):
+        refused = fleet(command, "-i", other)
+        assert refused.returncode == 1
+        assert f"made from {lab}" in refused.stderr
+    assert "nothing to change" in succeed("up", "-i", lab)
+    lab.unlink()  # whoever made it has gone: it is anybody's
+    succeed("down", "-i", other)
 
 
 def test_a_lab_of_another_state_folder_is_left_alone(lab: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from fleet.errors import FleetError
+from fleet.lab.distribution_sim import DISTRIBUTION_SIMS
 from fleet.lab.host import Mirror
 from fleet.lab.image import ESSENTIALS, BaseImage
 from fleet.lab.model import FUSE, Device, bridge_name, check_folders, lab_home, load_lab
@@ -52,6 +53,22 @@ def test_devices_and_repository_server(tmp_path: Path) -> None:
 A = {"a": {"lab_address": "10.77.90.2"}}
 
 
+def test_a_node_taken_for_another_distribution_has_its_package_manager(tmp_path: Path) -> None:
+    sims = {"lab_distribution_sim": "el9", "lab_packages": ["munge"]}
+    (node,) = load_lab(inventory(tmp_path, A, **sims)).nodes
+    assert node.packages == ("dnf", "dnf-plugins-core", "munge", "rpm")
+    (plain,) = load_lab(inventory(tmp_path, A, lab_packages=["munge"])).nodes
+    assert plain.packages == ("munge",) and plain.spec() != node.spec()
+
+
+@pytest.mark.parametrize("sim", DISTRIBUTION_SIMS)
+def test_what_a_node_is_taken_for_says_that_it_is_none(sim: str) -> None:
+    text = DISTRIBUTION_SIMS[sim].node_files()["/etc/os-release"]
+    fields = dict(line.split("=", 1) for line in text.splitlines())
+    assert fields["PRETTY_NAME"].startswith('"Debian taken for ') and "lab_distribution_sim" in fields["NAME"]
+    assert fields["ID"] == '"lab-distribution-sim"'
+
+
 @pytest.mark.parametrize(
     ("hosts", "variables", "said"),
     [
@@ -62,6 +79,7 @@ A = {"a": {"lab_address": "10.77.90.2"}}
         ({"a": {"lab_address": "10.77.90"}}, {}, "lab_address of host a"),
         ({"A_b": {"lab_address": "10.77.90.2"}}, {}, "no valid host name"),
         ({**A, "b": {"lab_address": "10.77.90.3", "lab_name": "u"}}, {}, "lab_name: 't' on a but 'u' on b"),
+        (A, {"lab_distribution_sim": "rocky9"}, "'rocky9' is no distribution that the lab has a stand-in"),
         (A, {"lab_network": "8.8.8.0/24"}, "not a private network"),
         (A, {"lab_network": "10.77.90.3/24"}, "lab_network"),
         (A, {"lab_network": "10.77.90.0/30"}, "lab_network: 10.77.90.0/30 is not a private network of /29"),

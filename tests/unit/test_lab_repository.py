@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.errors import FleetError
-from fleet.lab.repository import next_version, relabel
+from fleet.lab.repository import _rpm_files, next_version, relabel
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,19 @@ def test_relabel_changes_control_and_programs_only(tmp_path: Path) -> None:
     assert "Version: 1.4.6-2\nDepends: x (= 1.4.5)" in (tmp_path / "DEBIAN/control").read_text()
     assert (tmp_path / "usr/bin/apptainer").read_bytes() == b"\x7fELF..1.4.6..1.4.6"
     assert (tmp_path / "usr/bin/notes").read_text() == "since 1.4.5"
+
+
+def test_an_rpm_has_folders_of_its_own_alone_and_marks_what_is_the_site_s(tmp_path: Path) -> None:
+    for name in ("etc/apptainer/ecl.toml", "usr/lib/apptainer/bin/starter", "usr/bin/apptainer"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "usr/bin/singularity.apptainer").symlink_to("apptainer")
+    assert list(_rpm_files(tmp_path)) == [
+        "%dir /etc/apptainer",
+        "%config(noreplace) /etc/apptainer/ecl.toml",
+        "/usr/bin/apptainer",
+        "/usr/bin/singularity.apptainer",
+        "%dir /usr/lib/apptainer",
+        "%dir /usr/lib/apptainer/bin",
+        "/usr/lib/apptainer/bin/starter",
+    ]
