@@ -65,50 +65,13 @@ removed:
   elements: str
 """
 
-import base64
-import binascii
 import os
-import re
 import stat
-import tempfile
-from pathlib import Path
-from typing import List, Optional, Tuple
 
-from ansible.module_utils import atomic_file, openpgp
+from ansible.module_utils import apptainer_keyring, atomic_file, openpgp
 from ansible.module_utils.basic import AnsibleModule
 
 MODE = 0o644
-
-
-def selected(keys: List[dict]) -> List[openpgp.PublicKey]:
-    """Return the keys that were asked for. Raises OpenPGPError, which names the entry."""
-    result = []
-    for number, entry in enumerate(keys):
-        content = entry["content"].encode()
-        try:
-            if not content.lstrip().startswith(b"-----"):
-                content = base64.b64decode(b"".join(content.split()), validate=True)
-            result.append(openpgp.select(content, entry["fingerprint"]))
-        except binascii.Error as error:
-            raise openpgp.OpenPGPError(f"keys[{number}] is neither ASCII-armored nor base64") from error
-        except openpgp.OpenPGPError as error:
-            raise openpgp.OpenPGPError(f"keys[{number}]: {error}") from error
-    return result
-
-
-def present(content: Optional[bytes]) -> Tuple[List[str], List[str]]:
-    """Return the fingerprints in a keyring that may be anything, and a line for each, for the diff."""
-    if not content:
-        return [], []
-    try:
-        keys = openpgp.public_keys(content)
-    except openpgp.OpenPGPError as error:
-        return [], [f"{len(content)} bytes that are no keyring: {printable(error)}"]
-    return [key.fingerprint for key in keys], sorted(key.describe() for key in keys)
-
-
-def printable(error: Exception) -> str:
-    return openpgp.printable(str(error).encode())
 
 
 def secured(path: str) -> bool:
@@ -121,22 +84,12 @@ def secured(path: str) -> bool:
     return stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == MODE and owned
 
 
-def check_with_apptainer(module: AnsibleModule, content: bytes, wanted: List[str]) -> None:
-    """Raise OpenPGPError unless Apptainer, if it is there, lists the keys *wanted* for *content*."""
+def check_with_apptainer(module: AnsibleModule, content: bytes) -> None:
+    """Raise OpenPGPError unless Apptainer, if it is there, lists the keys of *content*."""
     apptainer = module.get_bin_path("apptainer")
-    if apptainer is None or not content:
-        return
-    with tempfile.TemporaryDirectory(prefix="apptainer-keyring-") as folder:
-        (Path(folder) / "pgp-public").write_bytes(content)
-        code, out, err = module.run_command(
-            [apptainer, "key", "list"],
-            environ_update={"APPTAINER_KEYSDIR": folder, "APPTAINER_CONFIGDIR": folder, "LC_ALL": "C"},
-        )
-    listed = sorted(re.findall(r"\b[0-9A-F]{40}\b", out.upper()))
-    if code or listed != wanted:
-        raise openpgp.OpenPGPError(
-            f"Apptainer on this node lists {', '.join(listed) or 'no key'} in the new keyring and not "
-            f"{', '.join(wanted)}: {err.strip() or 'it does not support the others'}"
+    if apptainer is not None:
+        apptainer_keyring.prove(
+            apptainer, content, lambda argv, variables: module.run_command(argv, environ_update=variables)
         )
 
 
@@ -159,14 +112,14 @@ def main() -> None:
     )
     path = module.params["path"]
     try:
-        keys = selected(module.params["keys"])
+        keys = apptainer_keyring.selected(module.params["keys"])
         content = openpgp.keyring(keys)
         wanted = sorted(key.fingerprint for key in keys)
         old = atomic_file.read(path)
-        before, before_lines = present(old)
+        before, before_lines = apptainer_keyring.present(old)
         changed = old != content or not secured(path)
         if changed:
-            check_with_apptainer(module, content, wanted)
+            check_with_apptainer(module, content)
         if changed and not module.check_mode:
             atomic_file.replace(path, content, MODE, (0, 0) if os.geteuid() == 0 else None)
     except openpgp.OpenPGPError as error:

@@ -9,14 +9,22 @@ module: apptainer_package
 short_description: Install Apptainer at an exact version
 description:
   - Brings the packages C(apptainer) and C(apptainer-suid) to an exact version, upwards or downwards, in one
-    transaction of apt, and pins them there, so that C(apt upgrade) never moves them.
-  - Owns C(/etc/apt/sources.list.d/apptainer.sources) and C(/etc/apt/preferences.d/apptainer).
-  - Plans with the real apt before it touches anything, in a scratch directory that has the node's package
-    lists and the lists of O(repository). A version that can't be had, a key that doesn't fit or a dependency
-    that is missing is an error while the node is still as it was; in check mode too, where a node that has
-    never heard of the repository gets a true prediction.
-  - Waits two minutes for others who work with apt or dpkg. Changes none of its own files before the packages
-    are installed.
+    transaction of apt or dnf, and holds them there, so that no upgrade of the node moves them.
+  - Plans with the real package manager before it touches anything. A version that can't be had, a key that
+    doesn't fit or a dependency that is missing is an error while the node is still as it was; in check mode
+    too, where a node that has never heard of the repository gets a true prediction.
+  - Never moves what the site itself holds (C(apt-mark hold), C(dnf versionlock), C(excludepkgs)), and removes
+    no package but Apptainer's own.
+  - Waits two minutes for others who work with the package manager. Changes none of its own files before the
+    packages are installed.
+  - With apt it plans in a scratch directory that has the node's package lists and the lists of O(repository).
+    It owns C(/etc/apt/sources.list.d/apptainer.sources) and C(/etc/apt/preferences.d/apptainer).
+  - With dnf it owns C(/etc/yum.repos.d/apptainer.repo), C(/etc/pki/rpm-gpg/RPM-GPG-KEY-apptainer-fleet) and
+    one line of C(/etc/dnf/dnf.conf), C(excludepkgs) or C(exclude), which holds the version without a plugin.
+    Packages of O(repository) have to be signed by its own key, whatever other keys the node trusts; they are
+    downloaded for this in check mode, too.
+  - Takes lines out of C(apptainer.conf) that the other release could not read, before it is there. Such a
+    file would stop every command of every user until M(apptainer_config) writes it anew.
   - Believes the program, not the package database. C(apptainer --version) has to say the version, or the
     package is installed again, and if that doesn't help either the module fails.
 options:
@@ -40,33 +48,37 @@ options:
         type: str
         required: true
       suite:
-        description: Its suite.
+        description: Its suite, if it is one of APT.
         type: str
-        required: true
       component:
-        description: Its component.
+        description: Its component, if it is one of APT.
         type: str
-        required: true
       key:
-        description: The public key that signs it, ASCII-armored text.
+        description: The public key that signs it, or its packages if it is one of dnf; ASCII-armored text.
         type: str
         required: true
   helpers:
-    description: Names of packages to have beside Apptainer, at any version.
+    description: Packages to have beside Apptainer, at any version. Without it, those of O(distributions).
     type: list
     elements: str
-    default: []
+  distributions:
+    description:
+      - The distributions that there are packages for, as the files in C(roles/apptainer/vars/main) describe
+        them. A node with none of them is refused.
+    type: list
+    elements: dict
+    required: true
 attributes:
   check_mode:
     support: full
     description: Predicts every package of the transaction, and fails where the run would fail to plan it.
   diff_mode:
     support: full
-    description: Shows the packages and the two files of apt.
+    description: Shows the packages and the files of the package manager.
   platform:
     support: full
-    platforms: debian
-    description: Debian 12, Ubuntu 22.04 and newer (apt 2.4 for a key inside the source).
+    platforms: debian, ubuntu, rhel
+    description: With apt 2.4 or newer, or dnf 4.
 author: apptainer-fleet
 """
 
@@ -74,6 +86,7 @@ EXAMPLES = r"""
 - name: Apptainer without a setuid starter
   apptainer_package:
     version: 1.4.5
+    distributions: "{{ __apptainer_distributions }}"
     repository:
       url: https://packages.example.org/apptainer/
       suite: stable
@@ -83,6 +96,7 @@ EXAMPLES = r"""
 - name: One build in particular from the node's own sources, with the setuid starter
   apptainer_package:
     version: 1.4.5-2
+    distributions: "{{ __apptainer_distributions }}"
     suid: true
 """
 
@@ -98,41 +112,54 @@ previous_version:
   type: str
   sample: 1.4.4-1
 transaction:
-  description: What apt planned, one package a line; empty if nothing had to change.
+  description: What the package manager planned, one package a line; empty if nothing had to change.
   returned: success
   type: list
   elements: str
   sample: [install apptainer 1.4.5-2, remove apptainer-suid 1.4.4-1]
 """
 
+import platform
 from pathlib import Path
-from typing import Dict, List
+from typing import Callable, Dict, List, Mapping
 
-from ansible.module_utils import apptainer_apt, apptainer_packages, apptainer_version, atomic_file
+from ansible.module_utils import (
+    apptainer_apt,
+    apptainer_dnf,
+    apptainer_packages,
+    apptainer_version,
+    apptainer_zypper,
+    node_distribution,
+)
 from ansible.module_utils.basic import AnsibleModule
+
+MANAGERS: Mapping[str, Callable[[apptainer_packages.Run, Path], apptainer_packages.Manager]] = {
+    "apt": apptainer_apt.Apt,
+    "dnf": apptainer_dnf.Dnf,
+    "zypper": apptainer_zypper.Zypper,
+}
 
 
 def run(module: AnsibleModule) -> dict:
-    """Return the module's result. Raises PackageError, VersionError, ValueError for the key, and OSError."""
-    given = module.params["repository"]
+    """Return the module's result. Raises PackageError, DistributionError, ValueError, and OSError."""
     try:
-        apptainer_apt.check_helpers(module.params["helpers"])
+        apptainer_packages.check_helpers(module.params["helpers"] or ())
     except ValueError as error:
         raise apptainer_packages.PackageError(f"apptainer_helper_packages: {error}") from error
-    request = apptainer_packages.Request(
-        apptainer_version.parse(module.params["version"]),
-        module.params["suid"],
-        apptainer_apt.Repository(**given) if given else None,
-        module.params["helpers"],
-    )
+    os_release = apptainer_packages.read_text(node_distribution.OS_RELEASE)
+    distribution = node_distribution.choose(module.params["distributions"], os_release, platform.machine())
+    request = wanted(module.params, distribution)
 
     def command(argv: List[str]) -> tuple:
         environment = apptainer_packages.ENVIRONMENT
         return module.run_command(list(argv), environ_update=environment, expand_user_and_vars=False)
 
-    packages = apptainer_packages.Packages(request, command, Path(module.tmpdir) / "apt")
+    scratch = Path(module.tmpdir) / "packages"
+    scratch.mkdir()
+    manager = MANAGERS[distribution.package_manager](command, scratch)
+    packages = apptainer_packages.Packages(request, command, manager)
     state = packages.state()
-    before = state.packages.get(apptainer_apt.MAIN, "")
+    before = state.packages.get(apptainer_packages.MAIN, "")
     result = {"changed": False, "version": before, "previous_version": before, "transaction": []}
     if not packages.wrong(state):
         return result
@@ -146,14 +173,36 @@ def run(module: AnsibleModule) -> dict:
         "transaction": [
             f"{step.action} {step.package} {step.version or step.previous}" for step in plan.steps
         ],
-        "diff": difference(request, state, plan),
+        "diff": difference(request, state, plan, packages.wanted_files(plan.version)),
     }
 
 
+def wanted(
+    params: Mapping[str, object], distribution: node_distribution.Distribution
+) -> apptainer_packages.Request:
+    """Return what the module's parameters ask for. Raises PackageError for a repository of another kind."""
+    given = params["repository"]
+    helpers = distribution.helpers if params["helpers"] is None else params["helpers"]
+    repository = apptainer_packages.Repository(**{k: v or "" for k, v in given.items()}) if given else None
+    is_apt = distribution.package_manager == "apt"
+    if repository and is_apt != bool(repository.suite and repository.component):
+        mend = "give it its suite and component" if is_apt else "leave suite and component out"
+        raise apptainer_packages.PackageError(
+            f"apptainer_repository: {distribution.name} has {distribution.package_manager}: {mend}, or name"
+            " another one for this node"
+        )
+    return apptainer_packages.Request(
+        apptainer_version.parse(params["version"]), params["suid"], repository, helpers, distribution.hint
+    )
+
+
 def difference(
-    request: apptainer_packages.Request, state: apptainer_packages.State, plan: apptainer_packages.Plan
+    request: apptainer_packages.Request,
+    state: apptainer_packages.State,
+    plan: apptainer_packages.Plan,
+    files: Dict[str, str],
 ) -> List[Dict[str, str]]:
-    """Return the diff: every package that apt touches, the setuid starter, and the two files of apt."""
+    """Return the diff: every package of the transaction, the setuid starter, and the *files* to be."""
     before, after = {**state.packages}, {**state.packages}
     for step in plan.steps:
         if step.previous:
@@ -167,12 +216,7 @@ def difference(
         ("packages", _lines(before), _lines(after)),
         ("apptainer --version", f"{state.running}\n", f"{request.version.release}\n"),
         ("setuid starter", starter, starter if request.suid else ""),
-        (apptainer_apt.SOURCES, state.sources, request.sources),
-        (
-            apptainer_apt.PREFERENCES,
-            state.preferences,
-            apptainer_apt.preferences(plan.version, request.suid),
-        ),
+        *((path, state.files[path], text) for path, text in files.items()),
     ]
     return [
         {"before_header": name, "after_header": name, "before": old, "after": new}
@@ -185,16 +229,6 @@ def _lines(packages: Dict[str, str]) -> str:
     return "".join(f"{name} {version}\n" for name, version in sorted(packages.items()))
 
 
-def refuse_other_systems(module: AnsibleModule) -> None:
-    """End the module on a node without apt, naming its system."""
-    if module.get_bin_path("apt-get") and module.get_bin_path("dpkg-query"):
-        return
-    text = (atomic_file.read("/etc/os-release") or b"").decode(errors="replace")
-    release = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    name = release.get("PRETTY_NAME", "this system").strip("\"'")
-    module.fail_json(msg=f"{name} has no apt: so far Apptainer is installed on Debian and Ubuntu only")
-
-
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -205,19 +239,19 @@ def main() -> None:
                 "type": "dict",
                 "options": {
                     "url": {"type": "str", "required": True},
-                    "suite": {"type": "str", "required": True},
-                    "component": {"type": "str", "required": True},
+                    "suite": {"type": "str"},
+                    "component": {"type": "str"},
                     "key": {"type": "str", "required": True, "no_log": False},
                 },
             },
-            "helpers": {"type": "list", "elements": "str", "default": []},
+            "helpers": {"type": "list", "elements": "str"},
+            "distributions": {"type": "list", "elements": "dict", "required": True},
         },
         supports_check_mode=True,
     )
-    refuse_other_systems(module)
     try:
         module.exit_json(**run(module))
-    except (apptainer_packages.PackageError, ValueError) as error:
+    except (apptainer_packages.PackageError, node_distribution.DistributionError, ValueError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")

@@ -10,6 +10,9 @@ short_description: Prove that a normal user can run a container on this node
 description:
   - Builds a small image from a program of the node, needs no network, runs it as a normal user and compares
     the uid inside with the uid outside.
+  - Where the execution control list on the node is on, that image, which nobody has signed, has to be
+    refused, and O(image) has to run. Without O(image) it is not proved then that a container runs, and the
+    module says so.
   - Writes down what has been proved (the version, the configuration, the setuid starter, the user, the
     kernel's settings for user namespaces), and does nothing while all of it is the same. A test that failed
     is tried again the next time.
@@ -18,6 +21,18 @@ options:
     description: Who runs the container. Nobody with privileges.
     type: str
     required: true
+  image:
+    description: >-
+      An image on the node to run, by its absolute path: a SIF with a program C(id). Needed where the
+      execution control list is on; it has to be signed for that. Empty for none.
+    type: str
+    default: ""
+  enforced:
+    description: >-
+      Whether it has to be impossible for the user to create a user namespace, where no execution control list
+      binds anybody.
+    type: bool
+    default: false
   proof:
     description: File for what has been proved.
     type: path
@@ -42,6 +57,12 @@ EXAMPLES = r"""
 - name: Prove that a normal user can run a container
   apptainer_smoke_test:
     user: nobody
+
+- name: Prove that the site's image runs, that an unsigned one doesn't, and that nobody gets around that
+  apptainer_smoke_test:
+    user: nobody
+    image: /opt/containers/smoke-test.sif
+    enforced: true
 """
 
 RETURN = r"""
@@ -67,9 +88,10 @@ def run(module: AnsibleModule) -> dict:
         environment = apptainer_packages.ENVIRONMENT
         return module.run_command(list(argv), environ_update=environment, expand_user_and_vars=False)
 
-    user, proof = module.params["user"], Path(module.params["proof"])
+    test = apptainer_smoke_test.Test(*(module.params[name] for name in ("user", "image", "enforced")))
+    proof = Path(module.params["proof"])
     proved = (atomic_file.read(str(proof)) or b"").decode(errors="surrogateescape")
-    subject = apptainer_smoke_test.subject(user, command)
+    subject = apptainer_smoke_test.subject(test, command)
     stale = module.params["stale"] or subject is None or subject != proved
     if stale and not module.check_mode:
         if subject is None:
@@ -84,7 +106,11 @@ def run(module: AnsibleModule) -> dict:
         scratch = Path(tempfile.mkdtemp(prefix="apptainer-smoke-test-", dir="/var/tmp"))
         try:
             scratch.chmod(0o755)
-            apptainer_smoke_test.prove(user, command, scratch)
+            if not apptainer_smoke_test.prove(test, command, scratch):
+                module.warn(
+                    "an unsigned image is refused, as it has to be; that a signed one runs is not proved:"
+                    " name one in apptainer_smoke_test_image"
+                )
         finally:
             shutil.rmtree(str(scratch))
         atomic_file.replace(str(proof), subject.encode(), owner=(0, 0))
@@ -108,6 +134,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "user": {"type": "str", "required": True},
+            "image": {"type": "str", "default": ""},
+            "enforced": {"type": "bool", "default": False},
             "proof": {"type": "path", "default": "/var/lib/apptainer-fleet/smoke-test.json"},
             "stale": {"type": "bool", "default": False},
         },

@@ -1,47 +1,172 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Apptainer's packages on Debian and its relatives: the files of apt, its output and its commands."""
+"""Apptainer's packages with apt, on Debian and its relatives.
+
+It plans in a scratch directory: apt gets the wanted sources, the node's package lists and room for new ones
+there.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
+import struct
+import time
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
 
-from .apptainer_version import Version
+from . import apptainer_packages
+from .apptainer_packages import (
+    MAIN,
+    PATIENCE,
+    PAUSE,
+    SUID,
+    PackageError,
+    Plan,
+    Repository,
+    Request,
+    Run,
+    State,
+    Step,
+)
 
-MAIN, SUID = "apptainer", "apptainer-suid"
 SOURCES = "/etc/apt/sources.list.d/apptainer.sources"
 PREFERENCES = "/etc/apt/preferences.d/apptainer"
+LISTS = "/var/lib/apt/lists"
+#: dpkg's journal: files with digits for names are there while dpkg works, and stay if it was interrupted.
+UPDATES = "/var/lib/dpkg/updates"
+#: Held by whoever works with dpkg, from the beginning to the end.
+DPKG_LOCK = "/var/lib/dpkg/lock-frontend"
+DPKG_FORMAT = "${Package} ${db:Status-Status} ${Version}\n"
 
 _HEADER = "# Written by Ansible (apptainer_package): changes made here are lost.\n"
 # "Inst PACKAGE [OLD] (NEW SOURCES)", "Remv PACKAGE [OLD]"
 _SIMULATED = re.compile(r"(?P<verb>Inst|Remv) (?P<package>\S+)(?: \[(?P<old>[^]]*)\])?(?: \((?P<new>\S+))?")
-_ARMOR = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
-# Debian Policy 5.6.1 allows a hyphen at the end too, which no package has and apt reads as a removal. A plus
-# there is part of the name (g++), as long as there is such a package.
-_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*[a-z0-9.+]")
 # apt waits for dpkg's locks if it is told to, but never for these.
 _LOCKED = re.compile(r"^E: (Could not get lock \S+/(?:lists|archives)/lock\b.*)", re.MULTILINE)
 
 
-class Repository(NamedTuple):
-    """An APT repository; *key* is the ASCII-armored public key that signs it."""
+class Apt:
+    """apt on this node; *scratch* is an empty directory to plan in. A `Manager`."""
 
-    url: str
-    suite: str
-    component: str
-    key: str
+    def __init__(self, run: Run, scratch: Path) -> None:
+        self._run = run
+        self._scratch = scratch
 
+    def installed(self, names: Sequence[str]) -> Dict[str, str]:
+        """Return package → version of those of *names* that are installed."""
+        # Fails where one of them is not known at all, and shows the others.
+        _, shown, _ = self._run(["dpkg-query", "--show", f"--showformat={DPKG_FORMAT}", "--", *names])
+        return installed(shown)
 
-class Step(NamedTuple):
-    """One step of a transaction that apt has planned.
+    def wanted_files(self, request: Request, version: str) -> Dict[str, str]:
+        """Return the two files of apt. Raises ValueError for a key that is none."""
+        return {
+            SOURCES: sources(request.repository) if request.repository else "",
+            PREFERENCES: preferences(version, request.suid),
+        }
 
-    action: ``install`` or ``remove``. version: the new one, empty if removed. previous: empty if new.
-    """
+    def plan(self, request: Request, state: State, broken: bool) -> Plan:
+        """Plan within the scratch directory. Raises PackageError where apt can't get there, and OSError."""
+        _wait_for_dpkg()
+        self._prepare_scratch(request)
+        options = self._scratch_options()
+        own = _only(self._scratch / "own") if request.repository else []
+        wanted_sources = self.wanted_files(request, "")[SOURCES]
+        all_lists, fresh = False, bool(own) and state.files[SOURCES] != wanted_sources
+        if fresh:
+            self._update(request, [*options, *own])
+        version = self._choose(request, state, options)
+        if version is None and not fresh:
+            self._update(request, [*options, *own])
+            all_lists = not own
+            version = self._choose(request, state, options)
+        if version is None:
+            raise apptainer_packages.not_offered(request, self._offered(request, options))
+        self._refuse_hold(request, state, version)
+        simulate = _install(request, state, version, broken, ["--simulate", *options])
+        code, out, err = self._run(simulate)
+        if code != 0 and not all_lists:
+            self._update(request, options)
+            all_lists = True
+            code, out, err = self._run(simulate)
+        if code != 0:
+            raise PackageError(f"apt can't install {MAIN} {version}:\n{_errors(out, err)}")
+        return Plan(version, planned(out), all_lists)
 
-    action: str
-    package: str
-    version: str
-    previous: str
+    def apply(self, request: Request, state: State, plan: Plan, broken: bool) -> None:
+        """Carry out *plan*. Raises PackageError."""
+        options = self._scratch_sources()
+        if plan.stale:
+            self._update(request, options)
+        elif request.repository:
+            self._update(request, _only(self._scratch / "own"))
+        command = _install(request, state, plan.version, broken, options)
+        code, out, err = self._apt(command)
+        if code != 0 and not plan.stale:
+            # Lists that are a day old name packages that a mirror has replaced since.
+            self._update(request, options)
+            code, out, err = self._apt(command)
+        if code != 0:
+            raise PackageError(f"apt could not install {MAIN} {plan.version}:\n{_errors(out, err)}")
+
+    def _prepare_scratch(self, request: Request) -> None:
+        """Fill the scratch directory: the node's sources with ours as wanted, and the node's lists."""
+        for name in ("sources", "own", "lists/partial"):
+            (self._scratch / name).mkdir(parents=True)
+        for folder, name in ((Path(SOURCES).parent, "sources"), (Path(LISTS), "lists")):
+            for file in folder.iterdir() if folder.is_dir() else ():
+                if file.is_file() and file.name not in ("lock", Path(SOURCES).name):
+                    (self._scratch / name / file.name).symlink_to(file)
+        for name in ("sources", "own") if request.repository else ():
+            (self._scratch / name / Path(SOURCES).name).write_text(self.wanted_files(request, "")[SOURCES])
+
+    def _scratch_options(self) -> List[str]:
+        """Return options that keep apt within the scratch directory."""
+        return self._scratch_sources() + _options(
+            f"Dir::State::Lists={self._scratch / 'lists'}",
+            "Dir::Cache::pkgcache=",
+            "Dir::Cache::srcpkgcache=",
+            "APT::Sandbox::User=root",
+        )
+
+    def _scratch_sources(self) -> List[str]:
+        """Return options that give apt the sources as wanted, not as they are on the node."""
+        return _options(f"Dir::Etc::SourceParts={self._scratch / 'sources'}")
+
+    def _apt(self, command: Sequence[str]) -> Tuple[int, str, str]:
+        """Run apt once nobody else has its locks: apt-daily may come at any time. Raises PackageError."""
+
+        def attempt() -> Tuple[Tuple[int, str, str], Optional[str]]:
+            code, out, err = self._run(command)
+            return (code, out, err), locked(err) if code != 0 else None
+
+        return apptainer_packages.when_free(attempt)
+
+    def _refuse_hold(self, request: Request, state: State, version: str) -> None:
+        """Refuse to move what the site holds (apt-mark(8)). Raises PackageError."""
+        on_hold = self._run(["apt-mark", "showhold", MAIN, SUID])[1].split()
+        wanted = dict.fromkeys(request.packages, version)
+        moved = [
+            name for name in (MAIN, SUID) if name in on_hold and state.packages.get(name) != wanted.get(name)
+        ]
+        if moved:
+            names = " ".join(moved)
+            places = [f"`apt-mark showhold` names {names}"]
+            raise apptainer_packages.held(request, places, f"Run `apt-mark unhold {names}` there")
+
+    def _update(self, request: Request, options: Sequence[str]) -> None:
+        command = ["apt-get", "update", *_options("APT::Update::Error-Mode=any"), *options]
+        code, out, err = self._apt(command)
+        if code != 0:
+            raise PackageError(f"apt can't read {request.where} or another source:\n{_errors(out, err)}")
+
+    def _offered(self, request: Request, options: Sequence[str]) -> List[str]:
+        _, out, _ = self._run(["apt-cache", "madison", MAIN, *options])
+        return offered(out, request.repository.url if request.repository else None)
+
+    def _choose(self, request: Request, state: State, options: Sequence[str]) -> Optional[str]:
+        return apptainer_packages.choose(request, self._offered(request, options), state.packages.get(MAIN))
 
 
 def sources(repository: Repository) -> str:
@@ -49,12 +174,7 @@ def sources(repository: Repository) -> str:
 
     Raises ValueError if the key isn't ASCII-armored.
     """
-    key = repository.key.strip()
-    if not key.startswith(_ARMOR):
-        raise ValueError(
-            "apptainer_repository: the file with the key is no ASCII-armored public key: it must begin with"
-            f" {_ARMOR}"
-        )
+    key = apptainer_packages.check_key(repository.key)
     # A continuation line must not be empty: a dot stands for it (deb822(5)).
     block = "".join(f" {line.strip() or '.'}\n" for line in key.splitlines())
     return (
@@ -74,18 +194,6 @@ def preferences(version: str, suid: bool) -> str:
     return text if suid else f"{text}\nPackage: {SUID}\nPin: version *\nPin-Priority: -1\n"
 
 
-def check_helpers(names: Iterable[object]) -> None:
-    """Refuse what apt would read as other than packages to have beside Apptainer. Raises ValueError."""
-    for name in names:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(
-                f"{name!r} is no name of a Debian package, like 'fuse2fs'; versions, architectures, options"
-                " and removals ('fuse2fs-') can't stand here"
-            )
-        if name in (MAIN, SUID):
-            raise ValueError(f"{name} is no helper: apptainer_version and apptainer_profile decide on it")
-
-
 def locked(errors: str) -> Optional[str]:
     """Return what apt's *errors* say of a lock that it doesn't wait for, with its holder; None if nothing."""
     match = _LOCKED.search(errors)
@@ -98,9 +206,6 @@ def installed(dpkg_query: str) -> Dict[str, str]:
     return {package: version for package, status, version in rows if status == "installed"}
 
 
-DPKG_FORMAT = "${Package} ${db:Status-Status} ${Version}\n"
-
-
 def offered(madison: str, url: Optional[str] = None) -> List[str]:
     """Return the versions in the output of ``apt-cache madison``, newest first; with *url*, only its own."""
     versions = []
@@ -111,16 +216,6 @@ def offered(madison: str, url: Optional[str] = None) -> List[str]:
         if url is None or columns[2].split(" ")[0].rstrip("/") == url.rstrip("/"):
             versions.append(columns[1])
     return list(dict.fromkeys(versions))
-
-
-def choose(wanted: Version, versions: Sequence[str]) -> Optional[str]:
-    """Return the first of *versions* (newest first) that is the *wanted* one, None if there is none."""
-    return next((version for version in versions if wanted.matches(version)), None)
-
-
-def packages(version: str, suid: bool, helpers: Sequence[str] = ()) -> List[str]:
-    """Return what ``apt-get install`` has to be told, so that all packages change in one transaction."""
-    return [f"{MAIN}={version}", f"{SUID}={version}" if suid else f"{SUID}-", *helpers]
 
 
 def planned(simulation: str) -> List[Step]:
@@ -136,3 +231,70 @@ def planned(simulation: str) -> List[Step]:
         for match in matches
         if match
     ]
+
+
+def _install(request: Request, state: State, version: str, broken: bool, options: Sequence[str]) -> List[str]:
+    """Return the command that brings all packages to where they are to be, in one transaction."""
+    again = state.packages.get(MAIN) == version and broken
+    return [
+        *("apt-get", "install", "--yes", "--allow-downgrades", *(["--reinstall"] if again else [])),
+        # The configuration is the site's: dpkg must neither ask nor replace it.
+        *_options("Dpkg::Options::=--force-confdef", "Dpkg::Options::=--force-confold"),
+        *_options(f"DPkg::Lock::Timeout={PATIENCE}"),
+        *options,
+        "--",
+        *(f"{name}={version}" for name in request.packages),
+        *([] if request.suid else [f"{SUID}-"]),
+        *request.helpers,
+    ]
+
+
+def _wait_for_dpkg() -> None:
+    """Return once dpkg's journal is empty: a simulation of apt does not look, its installation refuses.
+
+    Raises PackageError if dpkg was interrupted, or doesn't come to an end.
+    """
+    for _ in range(0, PATIENCE, PAUSE):
+        at_work, folder = _locked(DPKG_LOCK), Path(UPDATES)
+        journal = [file for file in folder.iterdir() if file.name.isdigit()] if folder.is_dir() else []
+        if not journal:
+            return
+        if not at_work:
+            raise PackageError(
+                f"dpkg was interrupted on this node ({journal[0]} is there): run `dpkg --configure -a` there"
+            )
+        time.sleep(PAUSE)
+    raise PackageError(
+        f"another program has had {DPKG_LOCK} for {PATIENCE} seconds: wait for it, or end it and run"
+        " `dpkg --configure -a`"
+    )
+
+
+def _locked(path: str) -> bool:
+    """Whether another process has a lock (fcntl(2)) on *path*; nobody is disturbed by the question."""
+    try:
+        with Path(path).open("rb") as file:
+            question = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except FileNotFoundError:
+        return False
+    return bool(struct.unpack("hhlli", answer)[0] != fcntl.F_UNLCK)
+
+
+def _options(*settings: str) -> List[str]:
+    return [word for setting in settings for word in ("-o", setting)]
+
+
+def _only(folder: Path) -> List[str]:
+    """Return options of ``apt-get update`` for the sources in *folder* alone, the other lists kept."""
+    return _options(
+        "Dir::Etc::SourceList=/dev/null", f"Dir::Etc::SourceParts={folder}", "APT::Get::List-Cleanup=false"
+    )
+
+
+def _errors(out: str, err: str) -> str:
+    """Return the lines of apt's output that say what is wrong."""
+    lines = [*out.splitlines(), *err.splitlines()]
+    return "\n".join(
+        [line for line in lines if line.startswith(("E:", "W:", "Err:", "dpkg:"))] or lines[-10:]
+    )

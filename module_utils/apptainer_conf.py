@@ -12,16 +12,21 @@ Source of the grammar: ``pkg/util/apptainerconf/parser.go`` of https://github.co
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+import textwrap
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from . import apptainer_version
 from .apptainer_conf_releases import SINGULARITYCE_ONLY, Directive, Value, expand
 
 _RELEASES = expand()
+_BY_NUMBERS = {apptainer_version.parse(name).numbers: directives for name, directives in _RELEASES.items()}
 _LARGEST = 2**64 - 1
 # strconv.ParseUint(text, 0, 64) of Go: prefixes, and single underscores between digits.
 _GO_NUMBER = re.compile(r"0[xX](_?[0-9a-fA-F])+|0[bB](_?[01])+|0[oO]?(_?[0-7])+|[1-9](_?[0-9])*|0")
+#: White space, to Go (unicode.IsSpace). Four control characters are some to Python alone.
+SPACE = " \t\n\v\f\r\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _LINE = re.compile(r"[\t\f\r ]*(?P<name>[a-zA-Z _-]+)[\t ]*=[\t ]*(?P<value>.*)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
 # Whitespace and a number sign: someone believes that the rest of the line is a comment.
@@ -43,19 +48,7 @@ class UnknownReleaseError(ConfigError):
     """A release whose directives are not in the data."""
 
 
-class Entry(NamedTuple):
-    """One directive in a file to be written.
-
-    lines: what goes into the file, without newlines; a comment where the directive isn't set.
-    """
-
-    name: str
-    about: str
-    allowed: str
-    default: str
-    lines: List[str]
-
-
+@functools.lru_cache(maxsize=None)
 def schema(release: str) -> Dict[str, Directive]:
     """Return the directives of *release* (``X.Y.Z``), in the order of the file.
 
@@ -64,9 +57,8 @@ def schema(release: str) -> Dict[str, Directive]:
     series (``X.Y``) after the last in the data.
     """
     wanted = apptainer_version.parse(release).numbers
-    known = {apptainer_version.parse(name).numbers: directives for name, directives in _RELEASES.items()}
-    if wanted < min(known) or wanted[:2] > max(known)[:2]:
-        first, last = min(known), max(known)
+    first, last = min(_BY_NUMBERS), max(_BY_NUMBERS)
+    if wanted < first or wanted[:2] > last[:2]:
         raise UnknownReleaseError(
             [
                 f"the directives of Apptainer {release} are not known, only those of"
@@ -75,7 +67,7 @@ def schema(release: str) -> Dict[str, Directive]:
                 " module_utils/apptainer_conf_releases.py)"
             ]
         )
-    return known[max(numbers for numbers in known if numbers <= wanted)]
+    return _BY_NUMBERS[max(numbers for numbers in _BY_NUMBERS if numbers <= wanted)]
 
 
 def check(config: Mapping[str, object], release: str) -> Dict[str, Value]:
@@ -109,22 +101,78 @@ def complete(config: Mapping[str, object], release: str) -> Dict[str, Value]:
     return {name: settings.get(name, directive.default) for name, directive in schema(release).items()}
 
 
-def entries(config: Mapping[str, object], release: str) -> List[Entry]:
-    """Return all that a complete file for *release* has to say, with the settings of *config*.
+def render(config: Mapping[str, object], release: str) -> str:
+    """Return a complete apptainer.conf for *release* with the settings of *config*, each line explained.
 
     Raises ConfigError.
     """
     directives = schema(release)
-    return [
-        Entry(
-            name,
-            directives[name].about,
-            ", ".join(directives[name].choices) or _ALLOWED[directives[name].kind],
-            ", ".join(_items(directives[name].default)) or "none",
-            [f"{name} = {item}" for item in _items(value)] or [f"# {name} ="],
+    parts = [_HEAD.format(release=release)]
+    for name, value in complete(config, release).items():
+        directive = directives[name]
+        allowed = ", ".join(directive.choices) or _ALLOWED[directive.kind]
+        default = ", ".join(_items(directive.default)) or "none"
+        # An empty value would be the default, so it is left to a comment.
+        lines = [f"{name} = {item}" for item in _items(value)] or [f"# {name} ="]
+        about = textwrap.wrap(
+            directive.about, 100, initial_indent="# ", subsequent_indent="# ", break_long_words=False
         )
-        for name, value in complete(config, release).items()
-    ]
+        parts.append("\n".join([*about, f"# Values: {allowed}. Default: {default}", *lines]) + "\n")
+    return "\n".join(parts)
+
+
+class Line(NamedTuple):
+    """A line that is neither empty nor a comment. name: the directive, None if it is no line of one."""
+
+    number: int
+    text: str
+    name: Optional[str]
+    value: str
+
+
+def lines(text: str) -> Iterator[Line]:
+    """Yield the lines of the file *text* that say something, taken apart as Apptainer does it."""
+    for number, line in enumerate(text.split("\n"), 1):
+        stripped = line.strip(SPACE)
+        if not stripped or stripped.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match:
+            yield Line(number, line, match.group("name").strip(" "), match.group("value").strip(SPACE))
+        else:
+            yield Line(number, line, None, "")
+
+
+def items(line: Line, release: str) -> List[str]:
+    """Return what Apptainer *release* takes from a line by itself, none if it has no value.
+
+    Raises ConfigError where the line would be ignored or not read the way it looks.
+    """
+    directive = schema(release).get(line.name or "")
+    try:
+        if line.name is None:
+            raise ValueError(
+                f"{line.text.strip()!r} is neither a comment nor a directive, and would be ignored"
+            )
+        if directive is None:
+            raise ValueError(f"'{line.name}' {_unknown(line.name, release)}")
+        if line.value:
+            return list(_items(_normal(directive, _read(directive, line.value))))
+        if directive.kind != "list" and directive.default:
+            default = f"which Apptainer reads as its default {directive.default}"
+            raise ValueError(f"'{line.name}' is empty, {default}; write that")
+    except ValueError as error:
+        raise ConfigError([f"line {line.number}: {error}"]) from error
+    return []
+
+
+def without_effect(line: Line, directive: Directive) -> str:
+    """Return why a line has no effect below another with a value for its *directive*; empty if it has."""
+    if not line.value:
+        return f"'{line.name}' stands here again and is empty, which takes nothing back"
+    if directive.kind != "list":
+        return f"'{line.name}' stands here again, and only the first counts"
+    return ""
 
 
 def parse(text: str, release: str) -> Dict[str, Value]:
@@ -135,26 +183,39 @@ def parse(text: str, release: str) -> Dict[str, Value]:
     directives = schema(release)
     found: Dict[str, List[str]] = {}
     problems: List[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
+    for line in lines(text):
+        name = line.name or ""
+        again = name in found and without_effect(line, directives[name])
+        if again:
+            problems.append(f"line {line.number}: {again}; leave one")
             continue
         try:
-            name, value = _setting(line)
-            directive = directives.get(name)
-            if directive is None:
-                raise ValueError(f"'{name}' {_unknown(name, release)}")
-            if value:
-                if name in found and directive.kind != "list":
-                    raise ValueError(f"'{name}' stands here again, and only the first counts; leave one")
-                found.setdefault(name, []).extend(_items(_normal(directive, _read(directive, value))))
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
+            taken = items(line, release)
+            if line.value:
+                found.setdefault(name, []).extend(taken)
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
     return {name: _value(directive, found.get(name)) for name, directive in directives.items()}
 
 
+def number(text: str) -> Optional[str]:
+    """Return the number that Go reads in *text* (``0x10``, ``020``, ``1_000``), decimal; None for none."""
+    if not _GO_NUMBER.fullmatch(text):
+        return None
+    digits = text.replace("_", "").lower()
+    octal = digits.startswith("0") and digits.isdigit()
+    value = int(digits, 8 if octal else 0)
+    return str(value) if value <= _LARGEST else None
+
+
+_HEAD = """\
+# Ansible writes this file (apptainer-fleet): what is changed here is lost.
+#
+# Every directive that Apptainer {release} knows. It ignores all others, takes the first of two that
+# contradict each other, and reads a comment behind a value as part of the value.
+"""
 _ALLOWED = {"number": "a number", "text": "text", "list": "a list, one item a line"}
 
 
@@ -169,22 +230,14 @@ def _value(directive: Directive, items: Optional[List[str]]) -> Value:
     return items[0] if items else directive.default
 
 
-def _setting(line: str) -> Tuple[str, str]:
-    match = _LINE.fullmatch(line)
-    if not match:
-        raise ValueError(f"{line.strip()!r} is neither a comment nor a directive, and would be ignored")
-    return match.group("name").strip(), match.group("value").strip()
-
-
 def _read(directive: Directive, value: str) -> object:
     """Return what Go makes of *value*, as `_normal` takes it."""
     if directive.kind == "list":
         return value.split(",")
-    if directive.kind == "number" and _GO_NUMBER.fullmatch(value):
-        digits = value.replace("_", "").lower()
-        octal = digits.startswith("0") and digits.isdigit()
-        return str(int(digits, 8 if octal else 0))
-    return value
+    if directive.kind == "number" and number(value) is None:
+        hint = "; a leading 0 is for octal numbers" if value.startswith("0") else ""
+        raise ValueError(f"must be a whole number from 0 to {_LARGEST} without a unit, not {value!r}{hint}")
+    return number(value) if directive.kind == "number" else value
 
 
 def _normal(directive: Directive, value: object) -> Value:
@@ -261,7 +314,7 @@ def _unknown(name: str, release: str) -> str:
     if name in SINGULARITYCE_ONLY:
         instead = SINGULARITYCE_ONLY[name]
         return f"is a directive of SingularityCE; {ignored}" + (f"; see '{instead}'" if instead else "")
-    close = _closest(name, schema(release))
+    close = _closest(name, release)
     hint = f"; did you mean '{close}'?" if close else ""
     return f"is no directive of Apptainer {release}; {ignored}{hint}"
 
@@ -271,12 +324,13 @@ def _range(releases: Sequence[str]) -> str:
     return f"{releases[0]} and later" if not following else f"{releases[0]} until {following[0]}"
 
 
-def _closest(name: str, known: Iterable[str]) -> Optional[str]:
-    """Return the one of *known* that *name* is most likely meant to be, None if there is none."""
+@functools.lru_cache(maxsize=None)
+def _closest(name: str, release: str) -> Optional[str]:
+    """Return the directive that *name* is most likely meant to be, None if there is none."""
 
     def spoken(written: str) -> str:
         return re.sub(r"[\s_-]+", " ", written.strip().lower())
 
-    meant = {spoken(directive): directive for directive in known}
+    meant = {spoken(directive): directive for directive in schema(release)}
     matches = difflib.get_close_matches(spoken(name), meant, n=1, cutoff=0.7)
     return meant[matches[0]] if matches else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from . import apptainer_conf, apptainer_version
-from .apptainer_conf_releases import Value, expand
+from .apptainer_conf_releases import Directive, Value, expand
 
 
 class Problem(NamedTuple):
@@ -48,40 +48,39 @@ def read(text: str, release: str) -> Tuple[Dict[str, Value], List[Problem]]:
     schema = apptainer_conf.schema(release)
     items: Dict[str, List[str]] = {}
     problems = []
-    for number, line in enumerate(text.split("\n"), 1):
-        name, _, value = (part.strip() for part in line.partition("="))
-        subject = f"line {number}"
-        if name in items and schema[name].kind != "list" and value:
-            message = f"line {number}: '{name}' stands there again, and only the first counts"
-            problems.append(Problem("L03", subject, message))
+    for line in apptainer_conf.lines(text):
+        name, value, subject = line.name or "", line.value, f"line {line.number}"
+        again = name in items and apptainer_conf.without_effect(line, schema[name])
+        if again:
+            problems.append(Problem("L03", subject, f"{subject}: {again}"))
             continue
         try:
-            apptainer_conf.parse(line, release)
+            apptainer_conf.items(line, release)
         except apptainer_conf.ConfigError as error:
-            # Its own number is that of the only line it got.
-            message = str(error).replace("line 1:", f"line {number}:", 1)
-            problems.append(Problem(_rule(name, value, release), subject, message))
+            problems.append(Problem(_rule(name, value, release), subject, str(error)))
         if name in schema and value:
             items.setdefault(name, []).extend(value.split(","))
     settings: Dict[str, Value] = {}
     for name, directive in schema.items():
         if directive.kind == "list":
-            settings[name] = tuple(item.strip() for item in items.get(name, ()) if item.strip())
+            settings[name] = tuple(
+                filter(None, (item.strip(apptainer_conf.SPACE) for item in items.get(name, ())))
+            )
         else:
-            taken = _scalar(name, items.get(name, [""])[0], release)
-            if taken is not None:
-                settings[name] = taken
+            # What stands before a comma counts as it is, blanks included.
+            scalar = taken(directive, items[name][0]) if name in items else directive.default
+            if scalar is not None:
+                settings[name] = scalar
     return settings, problems
 
 
-def _scalar(name: str, item: str, release: str) -> Optional[Value]:
-    # Apptainer compares what stands before a comma as it is, blanks included.
-    if item != item.strip():
-        return None
-    try:
-        return apptainer_conf.parse(f"{name} = {item}", release)[name]
-    except apptainer_conf.ConfigError:
-        return None
+def taken(directive: Directive, item: str) -> Optional[str]:
+    """Return what Apptainer takes *item*, the first of a scalar, for; None if it stops every command."""
+    if directive.kind == "number":
+        return apptainer_conf.number(item)
+    # Where there is more than yes and no, Apptainer takes nothing at all, too.
+    nothing = item == "" and directive.choices != ("yes", "no")
+    return item if nothing or not directive.choices or item in directive.choices else None
 
 
 def _rule(name: str, value: object, release: str) -> str:

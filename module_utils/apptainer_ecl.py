@@ -11,10 +11,16 @@ Sources: TOML 1.0.0; ``pkg/syecl`` of https://github.com/apptainer/apptainer.
 from __future__ import annotations
 
 import difflib
+import json
 import posixpath
 import re
 from typing import Dict, List, Mapping, NamedTuple, Tuple, Union
 
+from . import openpgp, typed
+from .typed import Field
+
+#: What Apptainer says of an image that the list doesn't let run; not of a list that it can't use.
+REFUSED = "while checking container image with ECL"
 MODES = ("whitelist", "whitestrict", "blacklist")
 
 
@@ -98,6 +104,89 @@ def problems(ecl: Ecl) -> List[str]:
             if not re.fullmatch("[0-9A-Fa-f]{40}", fingerprint)
         ]
     return found
+
+
+def wanted(description: object) -> Ecl:
+    """Return the list that *description* asks for, the option ``ecl`` of the module `apptainer_config`.
+
+    It has ``enabled``, ``legacy_insecure`` and ``execgroups``; each of these ``name``, ``mode``, ``dirpath``
+    and ``fingerprints``. Raises ValueError with a line for each problem, also if Apptainer would refuse it.
+    """
+    ecl: Ecl = _WANTED(description)
+    found = problems(ecl)
+    if ecl.activated and not ecl.execgroups:
+        found.append("is enabled without execgroups, which refuses every SIF image; name some, or disable it")
+    if found:
+        raise ValueError("\n".join(found))
+    return ecl
+
+
+def render(ecl: Ecl) -> str:
+    """Return ecl.toml for *ecl*: `read` of it is the same list."""
+    parts = [
+        _HEAD,
+        f"activated = {_boolean(ecl.activated)}\nlegacyinsecure = {_boolean(ecl.legacyinsecure)}\n",
+    ]
+    for group in ecl.execgroups:
+        # JSON's strings are those of TOML, but for DEL.
+        keys = "".join(f"  {_quoted(key)},\n" for key in group.keyfp)
+        parts.append(
+            f"\n[[execgroup]]\ntagname = {_quoted(group.tagname)}\nmode = {_quoted(group.mode)}\n"
+            f"dirpath = {_quoted(group.dirpath)}\nkeyfp = [\n{keys}]\n"
+        )
+    return "".join(parts)
+
+
+_HEAD = """\
+# Ansible writes this file (apptainer-fleet): what is changed here is lost.
+#
+# Which SIF images run, by directory and signers. Apptainer goes on without the list if it can't read this
+# file. It binds users in setuid mode with user namespaces off alone; for other formats see apptainer.conf.
+
+"""
+
+
+def _place(value: object) -> str:
+    if value == "":
+        return ""
+    return str(typed.text(what="a directory, or empty for all that no other group has")(value))
+
+
+def _wanted(
+    enabled: bool = True, legacy_insecure: bool = False, execgroups: Tuple[ExecGroup, ...] = ()
+) -> Ecl:
+    return Ecl(enabled, legacy_insecure, execgroups)
+
+
+def _wanted_group(
+    name: str, dirpath: str, fingerprints: Tuple[str, ...], mode: str = "whitestrict"
+) -> ExecGroup:
+    return ExecGroup(name, mode, dirpath, fingerprints)
+
+
+_WANTED_GROUP: Dict[str, Field] = {
+    "name": Field(typed.text(what="what its images are, in words"), required=True),
+    "mode": Field(typed.choice(*MODES)),
+    "dirpath": Field(_place, required=True),
+    # Without one, whitestrict lets images pass that anybody has signed.
+    "fingerprints": Field(typed.items(openpgp.check_fingerprint, least=1), required=True),
+}
+_WANTED = typed.nested(
+    {
+        "enabled": Field(typed.boolean),
+        "legacy_insecure": Field(typed.boolean),
+        "execgroups": Field(typed.items(typed.nested(_WANTED_GROUP, _wanted_group))),
+    },
+    _wanted,
+)
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 class _Reader:

@@ -23,6 +23,7 @@ from . import (
     apptainer_conf_lint,
     apptainer_ecl,
     apptainer_packages,
+    apptainer_rpm,
     apptainer_rules,
     apptainer_version,
     kernel_parameters,
@@ -31,7 +32,6 @@ from . import (
 from .apptainer_conf_releases import Value
 from .apptainer_rules import FileFact, Keyring, Mount, Node, PathFact
 
-_RPM_FORMAT = "%{NAME} %{VERSION}-%{RELEASE}\n"
 #: The files that setuid mode has to have, and those that it reads if they are there.
 _FILES: Mapping[str, bool] = {
     "apptainer.conf": True,
@@ -82,8 +82,8 @@ def gather(run: apptainer_packages.Run, profile: Optional[str], root: Root = Roo
     return describe(
         Node(
             version=_version(program.version or "") or (release.group() if release else None),
-            package_version=packages.get(apptainer_apt.MAIN),
-            suid_version=packages.get(apptainer_apt.SUID),
+            package_version=packages.get(apptainer_packages.MAIN),
+            suid_version=packages.get(apptainer_packages.SUID),
             profile=profile,
             suid=bool((program.starter_mode or 0) & stat.S_ISUID) if program.starter else None,
             user_namespaces=open_to_users,
@@ -215,7 +215,7 @@ def _version(text: str) -> Optional[str]:
 
 
 def _packages(run: apptainer_packages.Run) -> Dict[str, str]:
-    names = [apptainer_apt.MAIN, apptainer_apt.SUID]
+    names = [apptainer_packages.MAIN, apptainer_packages.SUID]
     path = apptainer_packages.ENVIRONMENT["PATH"]
     # A package that is not installed makes both of them fail, and show the other one.
     if shutil.which("dpkg-query", path=path):
@@ -224,9 +224,7 @@ def _packages(run: apptainer_packages.Run) -> Dict[str, str]:
         if found:
             return found
     if shutil.which("rpm", path=path):
-        shown = run(["rpm", "--query", f"--queryformat={_RPM_FORMAT}", *names])[1]
-        rows = [line.split(" ") for line in shown.splitlines()]
-        return {row[0]: row[1] for row in rows if len(row) == 2 and row[0] in names}  # noqa: PLR2004
+        return apptainer_rpm.installed(run, names)
     return {}
 
 

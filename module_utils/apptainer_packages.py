@@ -1,47 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Apptainer's packages on one Debian node: look, plan with the real apt, do, prove.
+"""Apptainer's packages on one node: what is wanted, what is there, what is wrong, and the way between.
 
-Planning happens in a scratch directory: apt gets the wanted sources, the node's package lists and room for
-new ones there, so that a version that can't be had is found out while the node is as it was, and check mode
-can tell the truth on a node that has never heard of the repository.
+What all package managers have in common. Each of them has a module of its own (`apptainer_apt`,
+`apptainer_dnf`) with a class that has the methods of `Manager`. They plan before anything is touched, with
+the real package manager, so that a version that can't be had is found out while the node is as it was, and
+check mode can tell the truth on a node that has never heard of the repository.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
+import re
 import shutil
 import stat
-import struct
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
-from . import apptainer_apt, apptainer_version, atomic_file
-from .apptainer_apt import MAIN, PREFERENCES, SOURCES, SUID, Repository, Step
+from . import apptainer_transition, apptainer_version, atomic_file
 
+MAIN, SUID = "apptainer", "apptainer-suid"
 #: For every program run here. The PATH is what users get, however root's own may look.
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",
     "DEBIAN_FRONTEND": "noninteractive",
 }
-LISTS = "/var/lib/apt/lists"
-#: dpkg's journal: files with digits for names are there while dpkg works, and stay if it was interrupted.
-UPDATES = "/var/lib/dpkg/updates"
-#: Held by whoever works with dpkg, from the beginning to the end.
-DPKG_LOCK = "/var/lib/dpkg/lock-frontend"
 #: Seconds to wait for others who are at work on packages, and between two looks.
 PATIENCE, PAUSE = 120, 2
 #: Where Apptainer looks for its setuid starter, below what ``apptainer buildcfg LIBEXECDIR`` says.
 STARTER = "apptainer/bin/starter-suid"
 
+_ARMOR = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
+# Debian Policy 5.6.1 and rpm's habits. Debian allows a hyphen at the end too, which no package has and apt
+# reads as a removal. A plus there is part of the name (g++), as long as there is such a package.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*[A-Za-z0-9_.+]")
+
 #: Runs a program with `ENVIRONMENT`: argv → return code, output, errors.
 Run = Callable[[Sequence[str]], Tuple[int, str, str]]
+_T = TypeVar("_T")
 
 
 class PackageError(Exception):
     """The packages can't be brought to the wanted state; the message says why and names the mend."""
+
+
+class Repository(NamedTuple):
+    """A package repository; *key* is the ASCII-armored public key that signs it.
+
+    suite, component: of an APT repository; empty for one of dnf or zypper.
+    """
+
+    url: str
+    key: str
+    suite: str = ""
+    component: str = ""
 
 
 class Request(NamedTuple):
@@ -51,19 +75,21 @@ class Request(NamedTuple):
     suid: bool = False
     repository: Optional[Repository] = None
     helpers: Sequence[str] = ()
+    #: What to say of a distribution that has no such version.
+    hint: str = ""
 
     @property
-    def sources(self) -> str:
-        """Return the file for `SOURCES`, empty if there is to be none."""
-        return apptainer_apt.sources(self.repository) if self.repository else ""
+    def packages(self) -> List[str]:
+        """Return the names of Apptainer's packages to be installed."""
+        return [MAIN, SUID] if self.suid else [MAIN]
 
     @property
     def where(self) -> str:
         """Return where the packages are looked for, in words and with the variable."""
         if not self.repository:
             return "the package sources of this node"
-        url, suite, component, _ = self.repository
-        return f"the repository {url} {suite} {component} (apptainer_repository)"
+        words = (self.repository.url, self.repository.suite, self.repository.component)
+        return f"the repository {' '.join(filter(None, words))} (apptainer_repository)"
 
 
 class Program(NamedTuple):
@@ -81,12 +107,11 @@ class Program(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a node has: package → version, the program if there is one, and the two files of apt."""
+    """What a node has: package → version, the program if there is one, and path → package manager's file."""
 
     packages: Dict[str, str]
     program: Optional[Program]
-    sources: str
-    preferences: str
+    files: Dict[str, str]
 
     @property
     def running(self) -> str:
@@ -104,12 +129,49 @@ class State(NamedTuple):
         return bool(self.program and (self.program.starter_mode or 0) & stat.S_ISUID)
 
 
+class Step(NamedTuple):
+    """One step of a transaction that a package manager has planned.
+
+    action: ``install`` or ``remove``. version: the new one, empty if removed. previous: empty if new.
+    """
+
+    action: str
+    package: str
+    version: str
+    previous: str
+
+
 class Plan(NamedTuple):
-    """What apt will do: the version to install, every step, and whether it needs all package lists afresh."""
+    """What the package manager will do: the version to install, and every step.
+
+    stale: whether it found only with fresh lists of all its sources what is planned.
+    """
 
     version: str
     steps: List[Step]
-    all_lists: bool
+    stale: bool = False
+
+
+class Manager(Protocol):
+    """A package manager on a node."""
+
+    def installed(self, names: Sequence[str]) -> Dict[str, str]:
+        """Return package → version of those of *names* that are installed."""
+
+    def wanted_files(self, request: Request, version: str) -> Dict[str, str]:
+        """Return the content that its files have to have, by path; empty for none.
+
+        version: of the package that is to stay where it is.
+        """
+
+    def plan(self, request: Request, state: State, broken: bool) -> Plan:
+        """Plan the way to what is wanted and leave the node as it is.
+
+        broken: install what is there already again. Raises PackageError and OSError.
+        """
+
+    def apply(self, request: Request, state: State, plan: Plan, broken: bool) -> None:
+        """Carry out what has been planned with the same arguments. Raises PackageError and OSError."""
 
 
 def find(run: Run) -> Optional[Program]:
@@ -124,20 +186,18 @@ def find(run: Run) -> Optional[Program]:
 
 
 class Packages:
-    """The packages of *request* on this node; *scratch* is an empty directory to plan in."""
+    """The packages of *request* on this node, which *manager* takes care of."""
 
-    def __init__(self, request: Request, run: Run, scratch: Path) -> None:
+    def __init__(self, request: Request, run: Run, manager: Manager) -> None:
         self._request = request
         self._run = run
-        self._scratch = scratch
+        self._manager = manager
 
     def state(self) -> State:
         """Look at the node. Raises OSError."""
-        names = (MAIN, SUID, *self._request.helpers)
-        # Fails where one of them is not known at all, and shows the others.
-        shape = f"--showformat={apptainer_apt.DPKG_FORMAT}"
-        _, shown, _ = self._run(["dpkg-query", "--show", shape, "--", *names])
-        return State(apptainer_apt.installed(shown), find(self._run), _text(SOURCES), _text(PREFERENCES))
+        packages = self._manager.installed((MAIN, SUID, *self._request.helpers))
+        paths = self._manager.wanted_files(self._request, "")
+        return State(packages, find(self._run), {path: read_text(path) for path in paths})
 
     def wrong(self, state: State) -> List[str]:
         """Return what of *state* is not as wanted, one phrase each; the pin's version follows the package."""
@@ -159,65 +219,32 @@ class Packages:
             problems.append(f"package {SUID} is {suid}")
         if not wanted.suid and state.starter:
             problems.append(f"{state.starter} is there")
-        if state.sources != wanted.sources:
-            problems.append(f"{SOURCES} is another")
-        if state.preferences != apptainer_apt.preferences(package, wanted.suid):
-            problems.append(f"{PREFERENCES} is another")
+        files = self.wanted_files(package)
+        problems += [f"{path} is another" for path, text in state.files.items() if text != files[path]]
         return problems
 
-    def plan(self, state: State) -> Plan:
-        """Let apt plan the way from *state* to what is wanted; only the scratch directory is touched.
+    def wanted_files(self, version: str) -> Dict[str, str]:
+        """Return the files of the package manager as they are to be when Apptainer's package is *version*."""
+        return self._manager.wanted_files(self._request, version)
 
-        Raises PackageError where apt can't get there, and OSError.
+    def plan(self, state: State) -> Plan:
+        """Plan the way from *state* to what is wanted; the node stays as it is.
+
+        Raises PackageError where there is no way, and OSError.
         """
-        _wait_for_dpkg()
-        self._prepare_scratch()
-        options = self._scratch_options()
-        own = _only(self._scratch / "own") if self._request.repository else []
-        all_lists, fresh = False, bool(own) and state.sources != self._request.sources
-        if fresh:
-            self._update([*options, *own])
-        version = self._choose(state, options)
-        if version is None and not fresh:
-            self._update([*options, *own])
-            all_lists = not own
-            version = self._choose(state, options)
-        if version is None:
-            raise PackageError(
-                f"{MAIN} {self._request.version} (apptainer_version) can't be had; on offer in"
-                f" {self._request.where}: {', '.join(self._offered(options)) or 'none'}"
-            )
-        simulate = self._install(state, version, ["--simulate", *options])
-        code, out, err = self._run(simulate)
-        if code != 0 and not all_lists:
-            self._update(options)
-            all_lists = True
-            code, out, err = self._run(simulate)
-        if code != 0:
-            raise PackageError(f"apt can't install {MAIN} {version}:\n{_errors(out, err)}")
-        steps = apptainer_apt.planned(out)
-        self._refuse_other_helpers(state, steps)
-        return Plan(version, steps, all_lists)
+        plan = self._manager.plan(self._request, state, self._broken(state))
+        self._refuse_other_helpers(state, plan.steps)
+        self._refuse_other_removals(plan.steps)
+        return plan
 
     def apply(self, state: State, plan: Plan) -> None:
         """Do what is planned, and prove it by running ``apptainer``. Raises PackageError and OSError."""
-        sources = self._scratch_sources()
-        if plan.all_lists:
-            self._update(sources)
-        elif self._request.repository:
-            self._update(_only(self._scratch / "own"))
-        command = self._install(state, plan.version, sources)
-        code, out, err = self._apt(command)
-        if code != 0 and not plan.all_lists:
-            # Lists that are a day old name packages that a mirror has replaced since.
-            self._update(sources)
-            code, out, err = self._apt(command)
-        if code != 0:
-            raise PackageError(f"apt could not install {MAIN} {plan.version}:\n{_errors(out, err)}")
+        with apptainer_transition.readable_by(self._request.version.release):
+            self._manager.apply(self._request, state, plan, self._broken(state))
         # Not before: a source without its packages is a change half done, and a pin to a version that failed
-        # to install would let the next `apt upgrade` move to it.
-        _write(SOURCES, self._request.sources)
-        _write(PREFERENCES, apptainer_apt.preferences(plan.version, self._request.suid))
+        # to install would let the next upgrade move to it.
+        for path, text in self.wanted_files(plan.version).items():
+            _write(path, text)
         after = self.state()
         if not self._request.suid and after.starter:
             # No package owns it any more, and Apptainer would still run it as root.
@@ -226,135 +253,104 @@ class Packages:
         problems = self.wrong(after)
         if problems:
             raise PackageError(
-                f"apt has installed {MAIN} {plan.version}, but {'; '.join(problems)}; look for another"
-                f" apptainer in {ENVIRONMENT['PATH']}, and at `dpkg-divert --list`"
+                f"{MAIN} {plan.version} has been installed, but {'; '.join(problems)}; look for another"
+                f" apptainer in {ENVIRONMENT['PATH']}, or a diversion or alternative of it"
             )
-
-    def _prepare_scratch(self) -> None:
-        """Fill the scratch directory: the node's sources with ours as wanted, and the node's lists."""
-        for name in ("sources", "own", "lists/partial"):
-            (self._scratch / name).mkdir(parents=True)
-        for folder, name in ((Path(SOURCES).parent, "sources"), (Path(LISTS), "lists")):
-            for file in folder.iterdir() if folder.is_dir() else ():
-                if file.is_file() and file.name not in ("lock", Path(SOURCES).name):
-                    (self._scratch / name / file.name).symlink_to(file)
-        for name in ("sources", "own") if self._request.repository else ():
-            (self._scratch / name / Path(SOURCES).name).write_text(self._request.sources)
-
-    def _scratch_options(self) -> List[str]:
-        """Return options that keep apt within the scratch directory."""
-        return self._scratch_sources() + _options(
-            f"Dir::State::Lists={self._scratch / 'lists'}",
-            "Dir::Cache::pkgcache=",
-            "Dir::Cache::srcpkgcache=",
-            "APT::Sandbox::User=root",
-        )
-
-    def _scratch_sources(self) -> List[str]:
-        """Return options that give apt the sources as wanted, not as they are on the node."""
-        return _options(f"Dir::Etc::SourceParts={self._scratch / 'sources'}")
-
-    def _apt(self, command: Sequence[str]) -> Tuple[int, str, str]:
-        """Run apt once nobody else has its locks: apt-daily may come at any time. Raises PackageError."""
-        for _ in range(0, PATIENCE, PAUSE):
-            code, out, err = self._run(command)
-            holder = apptainer_apt.locked(err) if code != 0 else None
-            if holder is None:
-                return code, out, err
-            time.sleep(PAUSE)
-        raise PackageError(
-            f"another program has been at work on this node's packages for {PATIENCE} seconds, wait for it or"
-            f" end it: {holder}"
-        )
-
-    def _refuse_other_helpers(self, state: State, steps: Sequence[Step]) -> None:
-        # apt takes a name that it doesn't know for a regular expression or a virtual package if it can.
-        gained = {step.package for step in steps if step.action == "install"}
-        lost = [name for name in self._request.helpers if name not in {*state.packages, *gained}]
-        if lost:
-            raise PackageError(
-                f"apptainer_helper_packages: there is no package {', '.join(lost)}, and apt takes its name"
-                " for an expression or a virtual package; name the packages that are meant"
-            )
-
-    def _update(self, options: Sequence[str]) -> None:
-        command = ["apt-get", "update", *_options("APT::Update::Error-Mode=any"), *options]
-        code, out, err = self._apt(command)
-        if code != 0:
-            raise PackageError(
-                f"apt can't read {self._request.where} or another source:\n{_errors(out, err)}"
-            )
-
-    def _offered(self, options: Sequence[str]) -> List[str]:
-        _, out, _ = self._run(["apt-cache", "madison", MAIN, *options])
-        return apptainer_apt.offered(out, self._request.repository.url if self._request.repository else None)
-
-    def _choose(self, state: State, options: Sequence[str]) -> Optional[str]:
-        offered = self._offered(options)
-        # Another build of the wanted release is no reason to move.
-        preferred = [version for version in offered if version == state.packages.get(MAIN)]
-        return apptainer_apt.choose(self._request.version, [*preferred, *offered])
-
-    def _install(self, state: State, version: str, options: Sequence[str]) -> List[str]:
-        # The right package with something wrong in it: files were changed behind dpkg's back.
-        again = state.packages.get(MAIN) == version and self._broken(state)
-        return [
-            *("apt-get", "install", "--yes", "--allow-downgrades", *(["--reinstall"] if again else [])),
-            # The configuration is the site's: dpkg must neither ask nor replace it.
-            *_options("Dpkg::Options::=--force-confdef", "Dpkg::Options::=--force-confold"),
-            *_options(f"DPkg::Lock::Timeout={PATIENCE}"),
-            *options,
-            "--",
-            *apptainer_apt.packages(version, self._request.suid, self._request.helpers),
-        ]
 
     def _broken(self, state: State) -> bool:
+        """Whether the right package has something wrong in it: files were changed behind its back."""
         silent = state.program is not None and not state.program.starter
         dead = SUID in state.packages and not state.setuid
         return silent or dead or state.running != self._request.version.release
 
+    def _refuse_other_helpers(self, state: State, steps: Sequence[Step]) -> None:
+        # A package manager may take a name that it doesn't know for an expression or a virtual package.
+        gained = {step.package for step in steps if step.action == "install"}
+        lost = [name for name in self._request.helpers if name not in {*state.packages, *gained}]
+        if lost:
+            raise PackageError(
+                f"apptainer_helper_packages: there is no package {', '.join(lost)}, only others that the"
+                " package manager takes its name for; name the packages that are meant"
+            )
 
-def _wait_for_dpkg() -> None:
-    """Return once dpkg's journal is empty: a simulation of apt does not look, its installation refuses.
+    def _refuse_other_removals(self, steps: Sequence[Step]) -> None:
+        lost = [f"{step.package} {step.previous}" for step in steps if step.action == "remove"]
+        others = [name for name in lost if name.split(" ")[0] not in (MAIN, SUID)]
+        if others:
+            raise PackageError(
+                f"{MAIN} {self._request.version} can't be installed beside {', '.join(others)}, which would"
+                " be removed for it: remove what nobody needs, or choose another version"
+            )
 
-    Raises PackageError if dpkg was interrupted, or doesn't come to an end.
+
+def choose(request: Request, offered: Sequence[str], installed: Optional[str]) -> Optional[str]:
+    """Return the version of those *offered* (newest first) that will do, None if there is none.
+
+    Another build of the wanted release is no reason to move from the one that is *installed*.
+    """
+    preferred = [version for version in offered if version == installed]
+    return next((version for version in [*preferred, *offered] if request.version.matches(version)), None)
+
+
+def not_offered(request: Request, offered: Sequence[str]) -> PackageError:
+    """Return the error that the wanted version can't be had, with those that can."""
+    hint = f"; {request.hint}" if request.hint and not request.repository else ""
+    return PackageError(
+        f"{MAIN} {request.version} (apptainer_version) can't be had; on offer in {request.where}:"
+        f" {', '.join(offered) or 'none'}{hint}"
+    )
+
+
+def held(request: Request, holders: Sequence[str], mend: str) -> PackageError:
+    """Return the error that the site keeps Apptainer where it is; *holders* are the places that say so."""
+    return PackageError(
+        f"{MAIN} can't be brought to {request.version} (apptainer_version), because this node holds it:"
+        f" {'; '.join(holders)}. {mend}, or set apptainer_version to what is installed"
+    )
+
+
+def check_key(key: str) -> str:
+    """Return the *key* of a repository without blanks around it. Raises ValueError if it isn't armored."""
+    if not key.strip().startswith(_ARMOR):
+        raise ValueError(
+            "apptainer_repository: the file with the key is no ASCII-armored public key: it must begin with"
+            f" {_ARMOR}"
+        )
+    return key.strip()
+
+
+def check_helpers(names: Iterable[object]) -> None:
+    """Refuse what is no name of a package to have beside Apptainer. Raises ValueError."""
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no name of a package, like 'fuse2fs'; versions, architectures, options"
+                " and removals ('fuse2fs-') can't stand here"
+            )
+        if name in (MAIN, SUID):
+            raise ValueError(f"{name} is no helper: apptainer_version and apptainer_profile decide on it")
+
+
+def when_free(attempt: Callable[[], Tuple[_T, Optional[str]]]) -> _T:
+    """Return what *attempt* returns, once nobody else is at work on the node's packages.
+
+    attempt: returns its result and who holds the package manager's locks, None for nobody.
+    Raises PackageError if that doesn't end in `PATIENCE` seconds.
     """
     for _ in range(0, PATIENCE, PAUSE):
-        at_work, folder = _locked(DPKG_LOCK), Path(UPDATES)
-        journal = [file for file in folder.iterdir() if file.name.isdigit()] if folder.is_dir() else []
-        if not journal:
-            return
-        if not at_work:
-            raise PackageError(
-                f"dpkg was interrupted on this node ({journal[0]} is there): run `dpkg --configure -a` there"
-            )
+        result, holder = attempt()
+        if holder is None:
+            return result
         time.sleep(PAUSE)
     raise PackageError(
-        f"another program has had {DPKG_LOCK} for {PATIENCE} seconds: wait for it, or end it and run"
-        " `dpkg --configure -a`"
+        f"another program has been at work on this node's packages for {PATIENCE} seconds, wait for it or"
+        f" end it: {holder}"
     )
 
 
-def _locked(path: str) -> bool:
-    """Whether another process has a lock (fcntl(2)) on *path*; nobody is disturbed by the question."""
-    try:
-        with Path(path).open("rb") as file:
-            question = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
-    except FileNotFoundError:
-        return False
-    return bool(struct.unpack("hhlli", answer)[0] != fcntl.F_UNLCK)
-
-
-def _options(*settings: str) -> List[str]:
-    return [word for setting in settings for word in ("-o", setting)]
-
-
-def _only(folder: Path) -> List[str]:
-    """Return options of ``apt-get update`` for the sources in *folder* alone, the other lists kept."""
-    return _options(
-        "Dir::Etc::SourceList=/dev/null", f"Dir::Etc::SourceParts={folder}", "APT::Get::List-Cleanup=false"
-    )
+def read_text(path: str) -> str:
+    """Return the text of a file, empty if there is none. Raises OSError."""
+    return (atomic_file.read(path) or b"").decode(errors="surrogateescape")
 
 
 def _mode(path: str) -> Optional[int]:
@@ -364,22 +360,11 @@ def _mode(path: str) -> Optional[int]:
         return None
 
 
-def _text(path: str) -> str:
-    return (atomic_file.read(path) or b"").decode(errors="surrogateescape")
-
-
 def _write(path: str, text: str) -> None:
-    if text == _text(path):
+    if text == read_text(path):
         return
     if text:
-        atomic_file.replace(path, text.encode(), owner=(0, 0))
+        Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        atomic_file.replace(path, text.encode(errors="surrogateescape"), owner=(0, 0))
     else:
         Path(path).unlink()
-
-
-def _errors(out: str, err: str) -> str:
-    """Return the lines of apt's output that say what is wrong."""
-    lines = [*out.splitlines(), *err.splitlines()]
-    return "\n".join(
-        [line for line in lines if line.startswith(("E:", "W:", "Err:", "dpkg:"))] or lines[-10:]
-    )

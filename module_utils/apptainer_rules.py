@@ -26,7 +26,7 @@ from typing import (
     Tuple,
 )
 
-from . import apptainer_advisories, apptainer_conf, apptainer_ecl, apptainer_version
+from . import apptainer_advisories, apptainer_conf, apptainer_ecl, apptainer_files, apptainer_version
 from .apptainer_capability import ROOT_EQUIVALENT, Grants
 from .apptainer_conf_lint import Problem
 from .apptainer_conf_releases import Value
@@ -259,6 +259,12 @@ def _blacklists(node: Node) -> Iterator[Hit]:
             yield Hit(f"execgroup {number} {group.tagname}".strip(), "mode = blacklist")
 
 
+def _open_groups(node: Node) -> Iterator[Hit]:
+    for number, group in enumerate(node.ecl.execgroups if node.ecl_active and node.ecl else (), 1):
+        if group.mode == "whitestrict" and not group.keyfp:
+            yield Hit(f"execgroup {number} {group.tagname}".strip(), "keyfp = []")
+
+
 def _missing_keys(node: Node) -> Iterator[Hit]:
     if not node.ecl or not node.ecl.activated or node.keyring is None or node.keyring.unreadable:
         return
@@ -484,6 +490,15 @@ RULES: Tuple[Rule, ...] = (
         "use whitestrict or whitelist, with the keys that are allowed",
         "pkg/syecl/syecl.go",
         _blacklists,
+    ),
+    Rule(
+        "L10",
+        ERROR,
+        "{subject} of the ECL has the mode whitestrict and no key: everybody's signature passes, even on an"
+        " image that was changed",
+        "name the keys that have to have signed",
+        "internal/pkg/syecl/syecl.go, checkWhiteStrict",
+        _open_groups,
     ),
     Rule(
         "L10",
@@ -743,14 +758,27 @@ RULES: Tuple[Rule, ...] = (
 WAIVABLE: FrozenSet[str] = frozenset({rule.id for rule in RULES} - {"L30"} | set(apptainer_advisories.BY_ID))
 
 
-def wanted(desired: Mapping[str, Any], profile: Optional[str]) -> Node:
-    """Return what is known of a node from *desired*, what `apptainer_state.desired_state` returns."""
-    text = "\n".join(line for entry in desired["entries"] for line in entry["lines"])
+def wanted(
+    desired: Mapping[str, Any],
+    profile: Optional[str],
+    keys: Optional[Sequence[str]] = None,
+    user_namespaces: Optional[bool] = None,
+) -> Node:
+    """Return what is known of a node from *desired*, what `apptainer_state.desired_state` returns.
+
+    keys: the fingerprints of all keys in the global keyring, None if that is the site's own.
+    """
+    checked = apptainer_files.check(desired, desired["release"])
     return Node(
         version=desired["version"],
         suid=desired["suid"],
         profile=profile,
-        directives=apptainer_conf.parse(text, desired["release"]),
+        directives=apptainer_conf.complete(checked["config"], desired["release"]),
+        ecl=checked.get("ecl"),
+        grants=checked.get("capabilities"),
+        keyring=None if keys is None else Keyring(frozenset(key.upper() for key in keys)),
+        user_namespaces=user_namespaces,
+        user_namespaces_why="" if user_namespaces is None else f"user_namespaces_enabled: {user_namespaces}",
     )
 
 

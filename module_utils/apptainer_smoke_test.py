@@ -3,7 +3,10 @@
 
 The image is a SIF with one program, ``id``, and the libraries it needs: no network, no registry, two
 megabytes, a second. Running it takes what every job takes: the starter, a namespace or the setuid bit, a
-FUSE mount, the configuration with its bind paths.
+mount, the configuration with its bind paths.
+
+Where the execution control list is on, it must refuse this image, which nobody has signed. A key on the node
+to sign it with would be a key to everything, so the image to run is one that the site has signed elsewhere.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import pwd
 import re
 import shutil
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, NamedTuple, Optional
 
-from . import atomic_file
+from . import apptainer_ecl, atomic_file
 from .apptainer_packages import ENVIRONMENT, Run, find
 
-CONFIGURATION = "/etc/apptainer/apptainer.conf"
+FOLDER = "/etc/apptainer"
+#: The files there that the outcome depends on.
+CONFIGURATION = ("apptainer.conf", "ecl.toml", "global-pgp-public")
 PROGRAM = "/usr/bin/id"
 #: What decides beside Apptainer whether a user gets a user namespace. Kernels differ in what they have.
 PARAMETERS = (
@@ -32,8 +37,6 @@ PATIENCE = 120
 
 #: Exit status of timeout(1).
 TIMED_OUT = 124
-#: What Apptainer says of an image that the ECL doesn't let run; not of an ECL that it can't use.
-REFUSED_BY_ECL = "while checking container image with ECL"
 
 _LIBRARY = re.compile(r"(/\S+) \(0x[0-9a-f]+\)$")
 
@@ -48,21 +51,36 @@ def libraries(ldd: str) -> List[str]:
     return [match.group(1) for match in matches if match]
 
 
-def subject(user: str, run: Run) -> Optional[str]:
+class Test(NamedTuple):
+    """What is to be proved.
+
+    user: who runs the container. image: one of the site's own, an absolute path, or empty. enforced: whether
+    users must not be able to create user namespaces, in which no list binds them.
+    """
+
+    user: str
+    image: str = ""
+    enforced: bool = False
+
+
+def subject(test: Test, run: Run) -> Optional[str]:
     """Return all that the test's outcome depends on, as JSON; None on a node without Apptainer.
 
     Raises SmokeTestError if there is no such user, or if it is root.
     """
-    uid = _uid(user)
+    uid = _uid(test.user)
     program = find(run)
     if program is None:
         return None
     parameters = {path: atomic_file.read(path) for path in PARAMETERS}
     facts: Dict[str, object] = {
-        "user": user,
+        **test._asdict(),
         "uid": uid,
         "apptainer": program._asdict(),
-        "configuration": hashlib.sha256(atomic_file.read(CONFIGURATION) or b"").hexdigest(),
+        "configuration": {
+            name: hashlib.sha256(atomic_file.read(f"{FOLDER}/{name}") or b"").hexdigest()
+            for name in CONFIGURATION
+        },
         "parameters": {
             path: value.decode().strip() for path, value in parameters.items() if value is not None
         },
@@ -70,14 +88,15 @@ def subject(user: str, run: Run) -> Optional[str]:
     return json.dumps(facts, indent=2, sort_keys=True) + "\n"
 
 
-def prove(user: str, run: Run, scratch: Path) -> None:
-    """Build an image in *scratch*, an empty directory that *user* can read, and run it as *user*.
+def prove(test: Test, run: Run, scratch: Path) -> bool:
+    """Build an image in *scratch*, an empty directory that the user can read, and prove the node with it.
 
+    Returns whether a container has run: not where the list is on and the site has named no image.
     Raises SmokeTestError and OSError.
     """
     image, home = scratch / "id.sif", scratch / "home"
     home.mkdir(mode=0o700)
-    shutil.chown(home, user)
+    shutil.chown(home, test.user)
     # As root, who can build wherever anything can run; what is to be proved is that others can run it.
     builder = {**ENVIRONMENT, "HOME": str(scratch), "APPTAINER_TMPDIR": str(scratch)}
     _root_file_system(run, scratch / "root")
@@ -85,11 +104,47 @@ def prove(user: str, run: Run, scratch: Path) -> None:
     image.chmod(0o644)
     # runuser, not su or sudo: no shell, no password, no login. env, because runuser keeps root's environment.
     runner = {**ENVIRONMENT, "HOME": str(home), "APPTAINER_CONFIGDIR": str(home)}
-    command = [*_environment(runner), "apptainer", "exec", "--no-home", str(image), PROGRAM, "-u"]
-    inside = _run(run, ["runuser", "-u", user, "--", *command]).strip()
-    if inside != str(_uid(user)):
+    as_user = ["runuser", "-u", test.user, "--", *_environment(runner)]
+    if test.enforced:
+        _no_user_namespaces(run, as_user)
+    listed = _listed()
+    if listed:
+        _refused(run, [*as_user, "apptainer", "exec", "--no-home", str(image), PROGRAM, "-u"])
+    chosen, program = (test.image, "id") if test.image else (str(image), PROGRAM)
+    if listed and not test.image:
+        return False
+    inside = _run(run, [*as_user, "apptainer", "exec", "--no-home", chosen, program, "-u"]).strip()
+    if inside != str(_uid(test.user)):
         raise SmokeTestError(
-            f"user {user} has uid {inside or 'none'} in a container and {_uid(user)} outside"
+            f"user {test.user} has uid {inside or 'none'} in a container and {_uid(test.user)} outside"
+        )
+    return True
+
+
+def _listed() -> bool:
+    """Whether the execution control list is on; one that can't be read is off for Apptainer."""
+    try:
+        return apptainer_ecl.read(atomic_file.read(f"{FOLDER}/ecl.toml") or b"").activated
+    except apptainer_ecl.EclError:
+        return False
+
+
+def _refused(run: Run, command: List[str]) -> None:
+    code, out, err = run(command)
+    if code == 0:
+        raise SmokeTestError(
+            f"the execution control list {FOLDER}/ecl.toml is on, and an image that nobody has signed runs"
+        )
+    if apptainer_ecl.REFUSED not in err:
+        raise SmokeTestError(_complaint(command, code, out, err))
+
+
+def _no_user_namespaces(run: Run, as_user: List[str]) -> None:
+    code, _, _ = run([*as_user, "unshare", "--user", "true"])
+    if code == 0:
+        raise SmokeTestError(
+            "users can create user namespaces on this node, and containers in these are bound by no list: set"
+            " user_namespaces_enabled to false, or choose another apptainer_profile"
         )
 
 
@@ -107,20 +162,23 @@ def _root_file_system(run: Run, root: Path) -> None:
 
 def _run(run: Run, argv: List[str]) -> str:
     code, out, err = run(argv)
-    if code == 0:
-        return out
+    if code != 0:
+        raise SmokeTestError(_complaint(argv, code, out, err))
+    return out
+
+
+def _complaint(argv: List[str], code: int, out: str, err: str) -> str:
     silence = f"nothing, for {PATIENCE} seconds" if code == TIMED_OUT else "nothing"
     said = (err or out).strip() or silence
-    if REFUSED_BY_ECL in said:
-        raise SmokeTestError(
-            "nothing is known of containers on this node: its execution control list /etc/apptainer/ecl.toml"
-            " refuses the image of the smoke test, which nobody has signed. That is its purpose, and no fault"
-            f" of Apptainer; an empty apptainer_smoke_test_user switches the test off. Apptainer said: {said}"
+    if apptainer_ecl.REFUSED in said:
+        return (
+            f"the execution control list {FOLDER}/ecl.toml refuses apptainer_smoke_test_image: it has to lie"
+            f" in a directory of apptainer_ecl, signed by the keys of that. Apptainer said: {said}"
         )
     hint = ""
     if "namespace" in said:
         hint = "; can users create user namespaces here? See the role user_namespaces"
-    raise SmokeTestError(f"no container runs on this node{hint}. `{' '.join(argv)}` said ({code}): {said}")
+    return f"no container runs on this node{hint}. `{' '.join(argv)}` said ({code}): {said}"
 
 
 def _uid(user: str) -> int:

@@ -4,41 +4,15 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Mapping, NamedTuple
+from typing import Any, Dict, List, Mapping, Tuple
 
-from . import apptainer_conf, apptainer_version
+from . import apptainer_conf, apptainer_files, apptainer_profiles, apptainer_version
 from .apptainer_conf import ConfigError
+from .apptainer_profiles import PROFILES
 from .apptainer_version import VersionError
 
-
-class Profile(NamedTuple):
-    """What a security profile decides.
-
-    suid: whether the package apptainer-suid is installed.
-    settings: directives that the profile sets.
-    reasons: directive → why ``apptainer_config`` can't set it to anything else.
-    """
-
-    suid: bool
-    settings: Mapping[str, str]
-    reasons: Mapping[str, str]
-
-
-PROFILES: Mapping[str, Profile] = {
-    "rootless": Profile(
-        suid=False,
-        # A starter with the setuid bit that gets here another way is not used either.
-        settings={"allow setuid": "no", "allow user ns": "yes"},
-        reasons={
-            "allow setuid": "there is no setuid starter in it; choose the profile 'compatible' or 'enforced'",
-            "allow user ns": "no container starts without in it; choose the profile 'enforced'",
-        },
-    ),
-    "enforced": Profile(suid=True, settings={}, reasons={}),
-    "compatible": Profile(suid=True, settings={}, reasons={}),
-}
-
-_REPOSITORY_KEYS = ("url", "suite", "component", "key")
+_REPOSITORY_KEYS = ("url", "key")
+_APT_KEYS = ("suite", "component")
 _URL = re.compile(r"[a-z][a-z0-9+]*:/[^\s]+")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 
@@ -52,71 +26,66 @@ class StateError(ValueError):
 
 
 def desired_state(
-    version: object, profile: object, repository: Mapping[str, object], config: Mapping[str, object]
+    version: object, profile: object, repository: Mapping[str, object], options: Mapping[str, object]
 ) -> Dict[str, object]:
     """Return the desired state of a node, as plain data.
 
-    The arguments are the values of ``apptainer_version``, ``apptainer_profile``, ``apptainer_repository``
-    and ``apptainer_config``. The result: ``version`` and ``release``, text; ``suid``, bool; ``entries``, one
-    dict for every directive of apptainer.conf, with the fields of `apptainer_conf.Entry`.
+    The arguments are the values of ``apptainer_version``, ``apptainer_profile`` and ``apptainer_repository``;
+    *options* has the options of `apptainer_files.FORMATS`, each the value of the variable of this name with
+    ``apptainer_`` before it. The result: ``version`` and ``release``, text; ``suid``, bool; and every option
+    that has a value, ``config`` with what the profile sets.
     Raises StateError with every problem there is.
     """
     problems = [f"apptainer_repository: {problem}" for problem in _repository_problems(repository)]
-    chosen = PROFILES.get(str(profile))
-    if chosen is None:
+    name = str(profile)
+    if name not in PROFILES:
         problems.append(f"apptainer_profile: {profile!r} is none of {', '.join(PROFILES)}")
-        chosen = PROFILES["rootless"]
-    entries: List[apptainer_conf.Entry] = []
+        name = "rootless"
     wanted = apptainer_version.Version("")
+    files = {option: value for option, value in options.items() if value is not None}
     try:
         wanted = apptainer_version.parse(version)
-        entries = apptainer_conf.entries(
-            _settings(chosen, str(profile), config, wanted.release), wanted.release
-        )
+        problems += _file_problems(files, name, wanted.release)
     except VersionError as error:
         problems.append(f"apptainer_version: {error}")
     except apptainer_conf.UnknownReleaseError as error:
         problems.append(f"apptainer_version: {error}")
-    except ConfigError as error:
-        problems += [f"apptainer_config: {problem}" for problem in error.problems]
     if problems:
         raise StateError(problems)
-    return {
-        "version": str(wanted),
-        "release": wanted.release,
-        "suid": chosen.suid,
-        "entries": [entry._asdict() for entry in entries],
-    }
+    return {"version": str(wanted), "release": wanted.release, "suid": PROFILES[name].suid, **files}
 
 
-def _settings(profile: Profile, name: str, config: Mapping[str, object], release: str) -> Dict[str, object]:
-    """Return the profile's settings with those of the site. Raises ConfigError where they contradict."""
-    own = apptainer_conf.check(config, release)
-    settings = {
-        directive: value
-        for directive, value in profile.settings.items()
-        if directive in apptainer_conf.schema(release)
-    }
-    contradictions = [
-        f"'{directive}' is {own[directive]}, but apptainer_profile is '{name}': {profile.reasons[directive]}"
-        for directive, value in settings.items()
-        if own.get(directive, value) != value
-    ]
-    if contradictions:
-        raise ConfigError(contradictions)
-    return {**settings, **own}
+def _file_problems(files: Dict[str, Any], profile: str, release: str) -> List[str]:
+    """Return what is wrong with *files*, option → value, and put what the profile sets into them."""
+    problems: List[Tuple[str, str]] = []
+    own = files.pop("config", {})
+    try:
+        settings = apptainer_profiles.settings(profile, own, release)
+        files["config"] = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    except ConfigError as error:
+        problems += [("config", problem) for problem in error.problems]
+    try:
+        ecl = apptainer_files.check(files, release).get("ecl")
+        problems += [("ecl", problem) for problem in apptainer_profiles.ecl_problems(profile, ecl)]
+    except apptainer_files.FilesError as error:
+        problems += error.problems
+    return [f"apptainer_{option}: {problem}" for option, problem in problems]
 
 
 def _repository_problems(repository: Mapping[str, object]) -> List[str]:
     if not repository:
         return []
-    missing = [key for key in _REPOSITORY_KEYS if not repository.get(key)]
+    apt = any(repository.get(key) for key in _APT_KEYS)
+    wanted = (*_REPOSITORY_KEYS, *(_APT_KEYS if apt else ()))
+    missing = [key for key in wanted if not repository.get(key)]
     if missing:
         return [f"has no {', '.join(missing)}; give it, or {{}} for the node's own package sources"]
     problems = []
     if not _URL.fullmatch(str(repository["url"])):
-        problems.append(f"url {repository['url']!r} is no URL for apt, like 'https://example.org/apptainer/'")
-    for key in ("suite", "component"):
+        problems.append(
+            f"url {repository['url']!r} is no URL of a repository, like 'https://example.org/apptainer/'"
+        )
+    for key in _APT_KEYS if apt else ():
         if not _WORD.fullmatch(str(repository[key])):
             problems.append(f"{key} {repository[key]!r} must be one word")
     return problems

@@ -84,6 +84,8 @@ def _closest(rule: str, known: Collection[str]) -> Optional[str]:
     spoken = rule.strip().upper().replace("_", "-")
     number = re.fullmatch(r"L?0*([0-9]{1,2})", spoken)
     wanted = f"L{int(number.group(1)):02d}" if number else spoken
-    if wanted in known:
-        return wanted
-    return next(iter(difflib.get_close_matches(wanted, sorted(known), n=1, cutoff=0.6)), None)
+    names = {name.upper().replace("_", "-"): name for name in known}
+    if wanted in names:
+        return names[wanted]
+    close = difflib.get_close_matches(wanted, sorted(names), n=1, cutoff=0.6)
+    return names[close[0]] if close else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenPGP public keys: armor, packets and fingerprints, as far as a keyring needs them.
+"""OpenPGP: public keys and clear-signed messages, as far as keyrings and SIF images need them.
 
 Nothing here checks a signature: what is proved is that the primary key of a key is the one whose fingerprint
 was promised. Whether its user IDs and subkeys are bound to it is judged by the program that uses the keyring.
@@ -34,6 +34,9 @@ _ARMOR_BEGIN = re.compile(r"-----BEGIN PGP ([A-Z0-9 ,/]+)-----")
 _ARMOR_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*: .*")
 _ARMOR_LINE = re.compile(r"[A-Za-z0-9+/]{1,76}={0,2}")
 _ARMOR_CHECKSUM = re.compile(r"=[A-Za-z0-9+/]{4}")
+# What programs agree on in a clear-signed message: no blank at the end of a line, no dash at its beginning.
+_HASH_HEADER = re.compile(r"Hash: SHA(224|256|384|512)(,SHA(224|256|384|512))*")
+_PLAIN_LINE = re.compile(r"[!-,.-~]([ -~]*[!-~])?")
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}")
 
 # What the body of a key packet holds after its algorithm (RFC 9580 section 5.5.5): so many multiprecision
@@ -134,12 +137,20 @@ def crc24(data: bytes) -> int:
     """Return the checksum of *data* (RFC 4880 section 6.1)."""
     crc = 0xB704CE
     for octet in data:
-        crc ^= octet << 16
-        for _ in range(8):
-            crc <<= 1
-            if crc & 0x1000000:
-                crc ^= 0x1864CFB
+        crc = (crc << 8 & 0xFFFFFF) ^ _CRC24[crc >> 16 ^ octet]
     return crc
+
+
+def _crc24_of(octet: int) -> int:
+    crc = octet << 16
+    for _ in range(8):
+        crc <<= 1
+        if crc & 0x1000000:
+            crc ^= 0x1864CFB
+    return crc
+
+
+_CRC24 = tuple(map(_crc24_of, range(256)))
 
 
 def dearmor(text: str) -> bytes:
@@ -166,10 +177,10 @@ def _armored_blocks(lines: Iterator[str]) -> Iterator[bytes]:
             raise OpenPGPError(_NO_SECRETS)
         if kind != "PUBLIC KEY BLOCK":
             raise OpenPGPError(f"it is a PGP {kind}, not a PGP PUBLIC KEY BLOCK")
-        yield _armored_block(lines, f"-----END PGP {kind}-----")
+        yield _armored_block(lines, f"-----END PGP {kind}-----", "an armored key")
 
 
-def _armored_block(lines: Iterator[str], end: str) -> bytes:
+def _armored_block(lines: Iterator[str], end: str, what: str) -> bytes:
     for line in lines:
         if not line.strip():
             break
@@ -182,33 +193,31 @@ def _armored_block(lines: Iterator[str], end: str) -> bytes:
         if stripped == end:
             break
         if checksum:
-            raise OpenPGPError(f"{line[:40]!r} follows the checksum of an armored key")
+            raise OpenPGPError(f"{line[:40]!r} follows the checksum of {what}")
         if _ARMOR_CHECKSUM.fullmatch(stripped):
             checksum = stripped[1:]
         elif _ARMOR_LINE.fullmatch(stripped):
             encoded.append(stripped)
         else:
-            raise OpenPGPError(f"{line[:40]!r} is no line of an armored key")
+            raise OpenPGPError(f"{line[:40]!r} is no line of {what}")
     else:
-        raise OpenPGPError(f"the line {end} is missing: the key is cut off")
-    data = _base64("".join(encoded))
-    if checksum and int.from_bytes(_base64(checksum), "big") != crc24(data):
-        raise OpenPGPError(
-            "the checksum (CRC-24) of an armored key does not fit: it was altered, copy it again"
-        )
+        raise OpenPGPError(f"the line {end} is missing: it is cut off")
+    data = _base64("".join(encoded), what)
+    if checksum and int.from_bytes(_base64(checksum, what), "big") != crc24(data):
+        raise OpenPGPError(f"the checksum (CRC-24) of {what} does not fit: it was altered, copy it again")
     if not data:
-        raise OpenPGPError("an armored key is empty")
+        raise OpenPGPError(f"{what} is empty")
     return data
 
 
-def _base64(text: str) -> bytes:
+def _base64(text: str, what: str) -> bytes:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise OpenPGPError(f"an armored key is not base64: {error}") from error
+        raise OpenPGPError(f"{what} is not base64: {error}") from error
     # Python takes bits after the last octet, in which two texts of one meaning could differ.
     if base64.b64encode(data).decode() != text:
-        raise OpenPGPError("an armored key is not base64: stray bits at its end")
+        raise OpenPGPError(f"{what} is not base64: stray bits at its end")
     return data
 
 
@@ -406,3 +415,112 @@ def keyring(keys: Iterable[PublicKey]) -> bytes:
             raise OpenPGPError(f"the key {key.fingerprint} is listed twice")
         by_fingerprint[key.fingerprint] = key.raw
     return b"".join(by_fingerprint[name] for name in sorted(by_fingerprint))
+
+
+@dataclass(frozen=True)
+class ClearSigned:
+    """A clear-signed message that can be read in one way only.
+
+    *text* is what is signed: lines of printable ASCII, line feeds between them and none at the end.
+    *signature* is its one signature packet.
+    """
+
+    text: str
+    signature: SignatureBody
+
+
+@dataclass(frozen=True)
+class SignatureBody:
+    """What a signature packet of version 4 says of itself (RFC 4880 section 5.2.3).
+
+    *issuer* is the fingerprint of the key that made it, or its last 16 digits where there is nothing longer,
+    upper case; empty if it does not say. Before it is verified it proves nothing.
+    """
+
+    kind: int
+    public_key_algorithm: int
+    hash_algorithm: int
+    issuer: str
+
+
+def clear_signed(octets: bytes) -> ClearSigned:
+    """Return what a clear-signed message consists of (RFC 4880 section 7), without checking its signature.
+
+    Programs differ in what they make of text around the message, of blanks at the end of lines, of escaped
+    dashes and of further signatures, so there may be none. Raises OpenPGPError.
+    """
+    try:
+        text = octets.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise OpenPGPError(f"byte {error.start} of a clear-signed message is not ASCII") from error
+    lines = iter((text[:-1] if text.endswith("\n") else text).split("\n"))
+    if next(lines) != "-----BEGIN PGP SIGNED MESSAGE-----":
+        raise OpenPGPError("it does not begin with -----BEGIN PGP SIGNED MESSAGE-----")
+    for line in lines:
+        if not line:
+            break
+        if not _HASH_HEADER.fullmatch(line):
+            raise OpenPGPError(f"{line[:40]!r} is no header of a clear-signed message")
+    signed: List[str] = []
+    for line in lines:
+        if line == "-----BEGIN PGP SIGNATURE-----":
+            break
+        if not _PLAIN_LINE.fullmatch(line):
+            raise OpenPGPError(f"{line[:40]!r} can be read in more than one way in a clear-signed message")
+        signed.append(line)
+    else:
+        raise OpenPGPError("the line -----BEGIN PGP SIGNATURE----- is missing")
+    data = _armored_block(lines, "-----END PGP SIGNATURE-----", "the signature")
+    rest = list(lines)
+    if rest:
+        raise OpenPGPError(f"{rest[0][:40]!r} follows the signature")
+    return ClearSigned("\n".join(signed), _signature_body(data))
+
+
+def _signature_body(data: bytes) -> SignatureBody:
+    found = list(packets(data))
+    if len(found) != 1 or found[0].tag != SIGNATURE:
+        raise OpenPGPError(f"{len(found)} packets, where one signature is expected")
+    body = found[0].body
+    if len(body) < 10 or body[0] != 4:  # noqa: PLR2004 - its fixed part has ten octets
+        raise OpenPGPError("the signature is none of version 4")
+    return SignatureBody(body[1], body[2], body[3], _issuer(body))
+
+
+def _issuer(body: bytes) -> str:
+    """Return who a signature says made it, by its hashed subpackets before the others."""
+    hashed = int.from_bytes(body[4:6], "big")
+    unhashed = int.from_bytes(body[6 + hashed : 8 + hashed], "big")
+    if len(body) < 8 + hashed + unhashed:
+        raise OpenPGPError("the signature is cut off")
+    fingerprint = key_id = ""
+    for area in (body[6 : 6 + hashed], body[8 + hashed : 8 + hashed + unhashed]):
+        for kind, content in _subpackets(area):
+            # RFC 9580 section 5.2.3.35: version and fingerprint; RFC 4880 section 5.2.3.5: eight octets.
+            if kind == _ISSUER_FINGERPRINT and content[:1] == b"\x04":
+                fingerprint = fingerprint or content[1:].hex().upper()
+            elif kind == _ISSUER:
+                key_id = key_id or content.hex().upper()
+    return fingerprint or key_id
+
+
+_ISSUER, _ISSUER_FINGERPRINT = 16, 33
+
+
+def _subpackets(area: bytes) -> Iterator[Tuple[int, bytes]]:
+    """Yield type and content of subpackets (RFC 4880 section 5.2.3.1)."""
+    offset = 0
+    while offset < len(area):
+        first = area[offset]
+        octets = 1 if first < 192 else 2 if first < 255 else 5  # noqa: PLR2004 - that section
+        header = area[offset : offset + octets]
+        length = {
+            1: first,
+            2: (first - 192 << 8) + int.from_bytes(header[1:2], "big") + 192,
+            5: int.from_bytes(header[1:], "big"),
+        }[octets]
+        content = area[offset + octets : offset + octets + length]
+        if not content or len(content) < length:
+            raise OpenPGPError("a part of the signature is cut off")
+        yield content[0] & 0x7F, content[1:]
+        offset += octets + length

@@ -16,6 +16,7 @@ from typing import Any
 
 import ansible.module_utils
 import pytest
+import yaml
 from ansible.module_utils.testing import patch_module_args
 
 PROJECT = Path(__file__).parent.parent
@@ -51,6 +52,68 @@ class Runner:
 def ansible_module() -> Callable[[str], Runner]:
     """Return what makes a Runner: ``ansible_module("munge")(key="...")["changed"]``."""
     return Runner
+
+
+@pytest.fixture
+def package_runner(
+    ansible_module: Callable[[str], Runner],
+    apptainer_distributions: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Any, str], Callable[..., dict[str, Any]]]:
+    """Return what makes the module apptainer_package run on a model of a node.
+
+    Takes the model, which has ``run(argv)``, ``packages``, ``sleep`` and, if a program's file matters,
+    ``programs``, and the name of its os-release in
+    ``tests/unit/data/os-release``. The distributions are those of the role's variable files.
+    """
+
+    def make(node: Any, distribution: str) -> Callable[..., dict[str, Any]]:
+        runner = ansible_module("apptainer_package")
+        plugin, count = runner.plugin, iter(range(100))
+        os_release = PROJECT / "tests/unit/data/os-release" / distribution
+        monkeypatch.setattr(plugin.node_distribution, "OS_RELEASE", str(os_release))
+        monkeypatch.setattr(plugin.platform, "machine", lambda: "x86_64")
+        packages = plugin.apptainer_packages
+        monkeypatch.setattr(packages.time, "sleep", node.sleep)
+
+        def which(name: str, **_: str) -> str | None:
+            if name == "apptainer" and name not in node.packages:
+                return None
+            return getattr(node, "programs", {}).get(name, f"/usr/bin/{name}")
+
+        def scratch(_: object) -> str:
+            folder = tmp_path / f"scratch{next(count)}"
+            folder.mkdir()
+            return str(folder)
+
+        monkeypatch.setattr(packages.shutil, "which", which)
+        monkeypatch.setattr(packages.atomic_file.os, "fchown", lambda *_: None)
+        monkeypatch.setattr(plugin.AnsibleModule, "run_command", lambda _, argv, **__: node.run(argv))
+        monkeypatch.setattr(plugin.AnsibleModule, "tmpdir", property(scratch))
+
+        def call(**arguments: Any) -> dict[str, Any]:
+            given = {"distributions": apptainer_distributions, **arguments}
+            return runner(**{name: value for name, value in given.items() if value is not None})
+
+        call.plugin = plugin  # type: ignore[attr-defined]
+        return call
+
+    return make
+
+
+@pytest.fixture
+def apptainer_distributions() -> list[dict[str, Any]]:
+    """Return what the variable files of the role apptainer say of distributions."""
+    folder = PROJECT / "roles/apptainer/vars/main"
+    files = [file for file in sorted(folder.glob("*.yml")) if file.name != "main.yml"]
+    return [value for file in files for value in yaml.safe_load(file.read_text()).values()]
+
+
+@pytest.fixture
+def program() -> Callable[[str], ModuleType]:
+    """Return what loads a program that a role ships, by its path in the project."""
+    return lambda path: load(PROJECT / path)
 
 
 @pytest.fixture

@@ -72,6 +72,25 @@ def meaning(text: str) -> apptainer_ecl.Ecl:
     return apptainer_ecl.Ecl(execgroups=tuple(groups), **document)
 
 
+GROUPS = st.lists(
+    st.builds(
+        apptainer_ecl.ExecGroup,
+        tagname=st.text(CHARACTERS, max_size=8),
+        mode=st.sampled_from(apptainer_ecl.MODES),
+        dirpath=st.text(CHARACTERS, max_size=8),
+        keyfp=st.lists(st.text("0123456789ABCDEF", max_size=40), max_size=3).map(tuple),
+    ),
+    max_size=3,
+)
+
+
+@given(st.booleans(), st.booleans(), GROUPS)
+def test_every_list_that_is_written_is_read_back(on: bool, legacy: bool, groups: list[Any]) -> None:
+    ecl = apptainer_ecl.Ecl(on, legacy, tuple(groups))
+    text = apptainer_ecl.render(ecl)
+    assert apptainer_ecl.read(text.encode()) == meaning(text) == ecl
+
+
 def same_or_refused(text: str) -> None:
     try:
         ecl = apptainer_ecl.read(text)

@@ -1,4 +1,4 @@
-"""Apptainer's packages on a node: a small model of dpkg, apt and apptainer stands for the programs."""
+"""Apptainer's packages on a Debian node: a small model of dpkg, apt and apptainer stands for the programs."""
 
 import stat
 import subprocess
@@ -24,6 +24,8 @@ class FakeNode:
         self.locked = 0  # calls of apt that find the lists or the archives locked
         self.waited, self.after_wait = 0, lambda: None
         self.lock = "/var/lib/apt/lists/lock"
+        self.holds = []  # what the site has on hold
+        self.conflicts = {}  # what apt would remove for it
         self.done = []
         self.starter = folder / "lib" / "apptainer" / "bin" / "starter-suid"
         self.starter.parent.mkdir(parents=True)
@@ -42,6 +44,10 @@ class FakeNode:
             said = self.running or self.packages["apptainer"].split("-")[0]
             return 0, f"apptainer version {said}\n", ""
         return 0, f"{self.starter.parents[2]}\n", ""
+
+    def run_apt_mark(self, argv):
+        assert argv[1] == "showhold"
+        return 0, "".join(f"{name}\n" for name in self.holds), ""
 
     def run_apt_cache(self, _):
         rows = [f" apptainer | {version} | http://repo lab/main amd64 Packages" for version in self.offered]
@@ -70,6 +76,7 @@ class FakeNode:
                 old = f" [{self.packages[package]}]" if package in self.packages else ""
                 lines.append(f"Inst {package}{old} ({version or '1.0'} Lab:1 [amd64])")
                 after[package] = version or "1.0"
+        lines += [f"Remv {name} [{version}]" for name, version in self.conflicts.items()]
         if "--simulate" not in argv:
             if self.broken_mirror:
                 self.broken_mirror -= 1
@@ -100,36 +107,19 @@ def node(tmp_path):
 
 
 @pytest.fixture
-def package(ansible_module, node, tmp_path, monkeypatch):
+def package(package_runner, node, tmp_path, monkeypatch):
     """The module, on that node, with the files of apt below tmp_path."""
-    runner = ansible_module("apptainer_package")
-    packages = runner.plugin.apptainer_packages
-    (tmp_path / "sources").mkdir()
-    (tmp_path / "preferences").mkdir()
+    runner = package_runner(node, "debian-13")
+    apt = runner.plugin.apptainer_apt
     for name in ("SOURCES", "PREFERENCES"):
-        path = str(tmp_path / name.lower() / f"apptainer.{name.lower()}")
-        monkeypatch.setattr(packages, name, path)
-        monkeypatch.setattr(runner.plugin.apptainer_apt, name, path)
-    monkeypatch.setattr(packages, "LISTS", str(tmp_path / "lists"))
-    monkeypatch.setattr(packages, "UPDATES", str(tmp_path / "updates"))
-    monkeypatch.setattr(packages, "DPKG_LOCK", str(tmp_path / "lock-frontend"))
-    monkeypatch.setattr(packages.time, "sleep", node.sleep)
-    program = lambda name, **_: f"/usr/bin/{name}" if "apptainer" in node.packages else None  # noqa: E731
-    monkeypatch.setattr(packages.shutil, "which", program)
-    monkeypatch.setattr(packages.atomic_file.os, "fchown", lambda *_: None)
-    monkeypatch.setattr(runner.plugin.AnsibleModule, "run_command", lambda _, argv, **options: node.run(argv))
-    monkeypatch.setattr(runner.plugin.AnsibleModule, "get_bin_path", lambda _, name: f"/usr/bin/{name}")
-    count = iter(range(100))
-
-    def scratch(_):
-        folder = tmp_path / f"scratch{next(count)}"
-        folder.mkdir()
-        return str(folder)
-
-    monkeypatch.setattr(runner.plugin.AnsibleModule, "tmpdir", property(scratch))
+        monkeypatch.setattr(apt, name, str(tmp_path / name.lower() / f"apptainer.{name.lower()}"))
+    monkeypatch.setattr(apt, "LISTS", str(tmp_path / "lists"))
+    monkeypatch.setattr(apt, "UPDATES", str(tmp_path / "updates"))
+    monkeypatch.setattr(apt, "DPKG_LOCK", str(tmp_path / "lock-frontend"))
 
     def call(check=False, **arguments):
-        return runner(check=check, **{"version": "1.4.5", "repository": REPOSITORY, **arguments})
+        given = {"version": "1.4.5", "repository": REPOSITORY, "helpers": [], **arguments}
+        return runner(check=check, **given)
 
     call.preferences = tmp_path / "preferences" / "apptainer.preferences"
     call.sources = tmp_path / "sources" / "apptainer.sources"
@@ -309,7 +299,7 @@ def test_a_dpkg_that_never_ends_is_an_error(package, node, dpkg_at_work):
             "-oDPkg::Pre-Invoke::=x",
             "--purge",
         ),
-        *("a*", "x", "../x.deb", "Fuse", "", "a b", "fuse2fs\n", "apptainer", "apptainer-suid"),
+        *("a*", "x", "../x.deb", "", "a b", "fuse2fs\n", "apptainer", "apptainer-suid"),
     ],
 )
 def test_a_helper_that_is_no_name_of_a_package_is_refused_before_the_node_is_looked_at(
@@ -349,13 +339,39 @@ def test_a_key_that_is_none_is_refused(package, node):
     assert not node.done
 
 
-def test_a_node_without_apt_is_refused_by_its_name(package, monkeypatch, ansible_module):
-    runner = ansible_module("apptainer_package")
-    release = b'NAME="Rocky Linux"\nPRETTY_NAME="Rocky Linux 9.4 (Blue Onyx)"\n'
-    monkeypatch.setattr(runner.plugin.AnsibleModule, "get_bin_path", lambda _, name: None)
-    monkeypatch.setattr(runner.plugin.atomic_file, "read", lambda _: release)
-    result = runner(version="1.4.5")
-    assert result["failed"] and result["msg"].startswith("Rocky Linux 9.4 (Blue Onyx) has no apt")
+@pytest.mark.parametrize("name", ["apptainer", "apptainer-suid"])
+def test_what_the_site_holds_is_not_moved(package, node, name):
+    package(suid=True)
+    node.holds = [name]
+    node.done.clear()
+    for check in (True, False):
+        result = package(version="1.4.6", suid=True, check=check)
+        assert result["failed"] and f"`apt-mark showhold` names {name}" in result["msg"]
+        assert f"`apt-mark unhold {name}`" in result["msg"] and not node.done
+    # Nor is it in the way where it is.
+    assert not package(suid=True)["changed"]
+    assert ("failed" in package(suid=False)) is (name == "apptainer-suid")
+
+
+def test_nothing_but_apptainer_is_removed_for_it(package, node):
+    node.conflicts = {"singularity-container": "3.11-1"}
+    result = package()
+    assert result["failed"] and "beside singularity-container 3.11-1" in result["msg"]
+    assert not node.done and not package.sources.exists()
+
+
+def test_without_helpers_those_of_the_distribution_are_there(package, node):
+    package(helpers=None)
+    assert {"fuse-overlayfs", "fuse2fs", "gocryptfs", "squashfuse"} < set(node.packages)
+
+
+def test_a_repository_of_another_package_manager_is_refused(package, node):
+    result = package(repository={"url": "http://repo/", "key": KEY})
+    assert (
+        result["failed"]
+        and "apptainer_repository: Debian 12 and 13 has apt: give it its suite" in result["msg"]
+    )
+    assert not node.done
 
 
 def test_the_key_stands_inside_the_source_without_an_empty_line():

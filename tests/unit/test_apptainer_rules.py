@@ -150,6 +150,7 @@ CASES: list[tuple[str, str, str, Node, Node]] = [
         node(**ecl()),
     ),
     ("L10", "execgroup 1 site", ERROR, node(**ecl(mode="blacklist")), node(**ecl(mode="whitelist"))),
+    ("L10", "execgroup 1 site", ERROR, node(**ecl(keyfp=())), node(**ecl(mode="whitelist", keyfp=()))),
     ("L10", "legacyinsecure", ERROR, node(**ecl(legacyinsecure=True)), node(**ecl())),
     ("L10", "the global keyring", ERROR, node(**{**ecl(), "keyring": Keyring()}), node(**ecl())),
     (

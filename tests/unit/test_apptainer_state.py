@@ -3,51 +3,82 @@
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from module_utils import apptainer_state, apptainer_version
+from module_utils import apptainer_conf, apptainer_profiles, apptainer_state, apptainer_version
 
 REPOSITORY = {"url": "https://example.org/apt/", "suite": "stable", "component": "main", "key": "/k.asc"}
 
 
-def state(version="1.4.5", profile="rootless", repository=REPOSITORY, config=None):
-    return apptainer_state.desired_state(version, profile, repository, config or {})
+KEY = "5994BE54C31CF1B5E1994F987C52CF6D055F072B"
+GROUP = {"name": "site", "dirpath": "/opt/containers", "fingerprints": [KEY]}
+ECL = {"execgroups": [GROUP]}
 
 
-def line(desired, name):
-    return next(entry["lines"] for entry in desired["entries"] if entry["name"] == name)
+def state(version="1.4.5", profile="rootless", repository=REPOSITORY, config=None, **options):
+    if profile == "enforced":
+        options.setdefault("ecl", ECL)
+    return apptainer_state.desired_state(version, profile, repository, {"config": config, **options})
 
 
 def test_rootless_has_no_setuid_and_says_so_in_the_configuration():
     desired = state()
     assert (desired["version"], desired["release"], desired["suid"]) == ("1.4.5", "1.4.5", False)
-    assert line(desired, "allow setuid") == ["allow setuid = no"]
+    assert desired["config"] == {"allow setuid": "no", "allow user ns": "yes"}
 
 
 @pytest.mark.parametrize("profile", ["enforced", "compatible"])
 def test_the_other_profiles_have_the_setuid_starter(profile):
     desired = state(version="1.4.5-2", profile=profile)
     assert (desired["version"], desired["release"], desired["suid"]) == ("1.4.5-2", "1.4.5", True)
-    assert line(desired, "allow setuid") == ["allow setuid = yes"]
+    assert desired["config"]["allow setuid"] == "yes"
 
 
 def test_the_site_has_its_say():
-    desired = state(config={"bind path": ["/a", "/b:/c"], "mount hostfs": True})
-    assert line(desired, "bind path") == ["bind path = /a", "bind path = /b:/c"]
-    assert line(desired, "mount hostfs") == ["mount hostfs = yes"]
-    assert line(desired, "limit container paths") == ["# limit container paths ="]
+    desired = state(config={"bind path": ["/a", "/b:/c"], "mount hostfs": True}, nv_libraries=["libcuda.so"])
+    assert desired["config"]["bind path"] == ["/a", "/b:/c"] and desired["config"]["mount hostfs"] == "yes"
+    assert desired["nv_libraries"] == ["libcuda.so"] and "ecl" not in desired
 
 
 def test_a_profile_sets_only_what_the_release_knows():
-    assert all(entry["name"] != "allow user ns" for entry in state(version="1.3.6")["entries"])
+    assert "allow user ns" not in state(version="1.3.6")["config"]
+    assert state(version="1.2.5", profile="enforced")["config"]["allow setuid-mount squashfs"] == "yes"
+    assert state(version="1.3.0", profile="enforced")["config"]["allow setuid-mount squashfs"] == "iflimited"
 
 
-@pytest.mark.parametrize("directive", ["allow setuid", "allow user ns"])
-def test_a_setting_that_contradicts_the_profile_is_refused(directive):
-    wrong = {"allow setuid": True, "allow user ns": False}[directive]
-    with pytest.raises(
-        apptainer_state.StateError, match=f"apptainer_config: '{directive}' is .* is 'rootless'"
-    ):
-        state(config={directive: wrong})
-    assert state(config={directive: not wrong}) and state(config={directive: wrong}, profile="compatible")
+@pytest.mark.parametrize(
+    ("profile", "setting"),
+    [
+        (profile, setting)
+        for profile, data in apptainer_profiles.PROFILES.items()
+        for setting in data.settings
+    ],
+)
+def test_what_contradicts_a_profile_is_refused_and_what_it_leaves_open_is_not(profile, setting):
+    directive, values = setting.directive, apptainer_conf.schema("1.4.5")[setting.directive].choices
+    for value in values:
+        if value in setting.values or setting.open:
+            assert state(profile=profile, config={directive: value})["config"][directive] == value
+            continue
+        with pytest.raises(
+            apptainer_state.StateError,
+            match=f"^apptainer_config: '{directive}' is {value}, .* is '{profile}'",
+        ):
+            state(profile=profile, config={directive: value})
+
+
+@pytest.mark.parametrize(
+    ("ecl", "message"),
+    [
+        (None, "the list is not set, but apptainer_profile is 'enforced'"),
+        ({"enabled": False}, "the list is off, but"),
+        ({"enabled": False, "execgroups": [GROUP]}, "the list is off, but"),
+        ({"execgroups": [{**GROUP, "mode": "whitelist"}]}, "execgroup 1 .site. has mode whitelist, but"),
+    ],
+)
+def test_enforced_needs_a_strict_list(ecl, message):
+    with pytest.raises(apptainer_state.StateError, match=f"^apptainer_ecl: {message}"):
+        state(profile="enforced", ecl=ecl)
+    # Where it binds nobody anyway, a site does as it likes.
+    assert state(profile="compatible", ecl=ecl)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +90,23 @@ def test_a_setting_that_contradicts_the_profile_is_refused(directive):
         ({"version": "1.4.5; reboot"}, "apptainer_version: "),
         ({"version": "1.9.0"}, "apptainer_version: the directives of Apptainer 1.9.0 are not known"),
         ({"profile": "paranoid"}, "apptainer_profile: 'paranoid' is none of rootless, enforced, compatible"),
+        (
+            {"ecl": {"execgroups": [{**GROUP, "mode": "all"}]}},
+            r"apptainer_ecl: execgroups\[1\].mode: must be",
+        ),
+        (
+            {"capabilities": {"users": {"a": ["CAP_NET"]}}},
+            r"apptainer_capabilities: users.a\[1\]: 'CAP_NET' is",
+        ),
+        ({"remotes": [{"name": "x", "uri": "https://x"}]}, r"apptainer_remotes: \[1\].uri: must be"),
+        ({"nv_libraries": ["lib cuda.so"]}, r"apptainer_nv_libraries: \[1\]: must be a program"),
+        ({"rocm_libraries": ["../x"]}, r"apptainer_rocm_libraries: \[1\]: must be"),
+        ({"dmtcp": {"bins": []}}, "apptainer_dmtcp: bins: there is no such key"),
         ({"config": {"alow setuid": False}}, "apptainer_config: 'alow setuid' .*did you mean 'allow setuid'"),
         ({"repository": {**REPOSITORY, "key": ""}}, "apptainer_repository: has no key"),
         (
-            {"repository": {"url": "https://example.org/"}},
-            "apptainer_repository: has no suite, component, key",
+            {"repository": {"url": "https://example.org/", "suite": "stable"}},
+            "apptainer_repository: has no key, component",
         ),
         ({"repository": {**REPOSITORY, "url": "example.org"}}, "apptainer_repository: url"),
         ({"repository": {**REPOSITORY, "suite": "a\nTrusted: yes"}}, "apptainer_repository: suite"),
@@ -74,13 +117,18 @@ def test_what_cannot_be_is_refused_by_the_name_of_the_variable(change, message):
         state(**change)
 
 
+def test_a_repository_of_rpm_packages_has_neither_suite_nor_component():
+    assert state(repository={"url": "https://example.org/el9/", "key": "/k.asc"})
+
+
 def test_all_problems_are_told_at_once():
     with pytest.raises(apptainer_state.StateError) as error:
-        state(profile="x", repository={"url": "y"}, config={"z": 1})
+        state(profile="x", repository={"url": "y"}, config={"z": 1}, ecl={"enabled": True})
     assert [problem.split(":")[0] for problem in error.value.problems] == [
         "apptainer_repository",
         "apptainer_profile",
         "apptainer_config",
+        "apptainer_ecl",
     ]
 
 

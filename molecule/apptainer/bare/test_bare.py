@@ -28,6 +28,7 @@ def test_check_mode_predicts_everything(playbook, repository):
     assert f"\n+URIs: {repository['url']}\n" in result.output
     assert f"\n+Pin: version {repository['packages'][version]}\n" in result.output
     assert "\n+bind path = /opt:/site\n" in result.output
+    assert "\n+activated = false\n" in result.output
     # A dependency comes from another repository than Apptainer, and is predicted too.
     assert "\n+squashfuse " in result.output
 

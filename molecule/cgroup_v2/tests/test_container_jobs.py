@@ -66,7 +66,7 @@ def test_a_job_sees_its_processors(contained, cpus):
 
 def test_a_job_opens_its_device_and_no_other(contained):
     """There is no driver: a device that may be opened has no such device or address behind it."""
-    try_both = "for i in 0 1; do (: < /dev/nvidia$i) 2>&1; done; echo $SLURM_JOB_GPUS"
+    try_both = "for i in 0 1; do (: < /dev/nvidia$i) 2>&1; done; echo $SLURM_STEP_GPUS"
     said = contained(try_both, "--gres=gpu:1").stdout.splitlines()
     mine = int(said[-1])
     assert "No such device or address" in said[mine], said

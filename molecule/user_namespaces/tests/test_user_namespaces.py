@@ -1,39 +1,10 @@
 """Seen with a user's eyes: a user namespace can be made, or not, whatever was before the boot."""
 
-import time
-
-import pytest
-
 testinfra_hosts = ["v1"]
 
 MAKE_ONE = "runuser -u alice -- unshare --user --map-root-user id --user"
 MAXIMUM = "/proc/sys/user/max_user_namespaces"
 CLONE = "/proc/sys/kernel/unprivileged_userns_clone"
-
-
-def boot_id(host):
-    """Which boot this is; empty while nobody can log in, which testinfra calls an error."""
-    try:
-        return host.run("cat /proc/sys/kernel/random/boot_id").stdout.strip()
-    except RuntimeError:
-        return ""
-
-
-def reboot(host):
-    """Boot the machine anew and wait until one can log in to the new one."""
-    before = boot_id(host)
-    # The connection may end before the answer.
-    host.run("systemd-run --on-active=1 systemctl reboot")
-    deadline = time.monotonic() + 300
-    while boot_id(host) in ("", before):
-        assert time.monotonic() < deadline, "the machine did not come back"
-        time.sleep(1)
-
-
-@pytest.fixture(params=["now", "after a boot"])
-def moment(request, host):
-    """A moment at which a setting has to hold; the fixture's value is called when it was set."""
-    return lambda: reboot(host) if request.param == "after a boot" else None
 
 
 def test_off_means_off(host, playbook, moment):

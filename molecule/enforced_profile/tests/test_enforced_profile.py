@@ -1,0 +1,81 @@
+"""What a user of an enforced node can run, and what not; the node's kernel is its own."""
+
+import pytest
+
+testinfra_hosts = ["v1"]
+
+APPROVED = "/srv/images"
+MINE = "/home/alice/images"
+ECL = "while checking container image with ECL"
+FORBIDDEN = "configuration disallows users from running"
+#: How Apptainer refuses, for each thing a user may try.
+REFUSED = {
+    "unsigned": (f"{APPROVED}/unsigned.sif", ECL),
+    "tampered": (f"{APPROVED}/tampered.sif", ECL),
+    "wrongly signed": (f"{APPROVED}/wrongly-signed.sif", ECL),
+    "out of the directory": (f"{MINE}/signed.sif", ECL),
+    "a directory": (f"{MINE}/sandbox", FORBIDDEN),
+    "ext3": (f"{MINE}/ext3.img", FORBIDDEN),
+    "bare SquashFS": (f"{MINE}/bare.squashfs", FORBIDDEN),
+    "--userns": (f"--userns {APPROVED}/signed.sif", "user namespace"),
+    "--userns of an own image": (f"--userns {MINE}/sandbox", "user namespace"),
+    "--fakeroot": (f"--fakeroot {APPROVED}/signed.sif", ""),
+    "an overlay of ext3": (f"--overlay {MINE}/ext3.img {APPROVED}/signed.sif", "overlay"),
+}
+#: An Apptainer in a folder of its own finds its starter and its configuration there.
+OWN = r"""
+set -eu
+rm -rf /home/alice/own
+mkdir -p /home/alice/own/bin /home/alice/own/lib/x86_64-linux-gnu /home/alice/own/etc
+cp /usr/bin/apptainer /home/alice/own/bin
+cp -r /usr/lib/x86_64-linux-gnu/apptainer /home/alice/own/lib/x86_64-linux-gnu
+rm -f /home/alice/own/lib/x86_64-linux-gnu/apptainer/bin/starter-suid
+cp -r /etc/apptainer /home/alice/own/etc
+sed -i -E 's/^(allow user ns|allow container dir) = .*/\1 = yes/' /home/alice/own/etc/apptainer/apptainer.conf
+echo 'activated = false' > /home/alice/own/etc/apptainer/ecl.toml
+chown -R alice: /home/alice/own
+"""
+
+
+@pytest.fixture(scope="module")
+def alice(host):
+    """What runs a command as a normal user."""
+    return lambda command: host.run("runuser --login alice --command %s", command)
+
+
+def test_the_approved_image_runs_as_the_user(alice):
+    done = alice(f"apptainer exec {APPROVED}/signed.sif id -u")
+    assert done.succeeded, done.stderr
+    assert done.stdout.strip() == alice("id -u").stdout.strip() != "0"
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_everything_else_is_refused(alice, what):
+    arguments, refusal = REFUSED[what]
+    done = alice(f"apptainer exec {arguments} id -u")
+    assert done.failed
+    assert not done.stdout.strip()
+    assert refusal in done.stderr
+
+
+def test_users_have_no_namespaces(host, alice):
+    assert alice("unshare --user true").failed
+    assert host.file("/proc/sys/user/max_user_namespaces").content_string.strip() == "0"
+
+
+@pytest.mark.parametrize("image", [f"{MINE}/sandbox", f"{MINE}/unsigned.sif", f"{APPROVED}/signed.sif"])
+def test_an_apptainer_of_the_users_own_starts_nothing(host, alice, image):
+    host.check_output("sh -c %s", OWN)
+    own = "/home/alice/own/bin/apptainer"
+    assert own.rpartition("/bin")[0] in alice(f"{own} buildcfg").stdout, "it is not where it thinks it is"
+    done = alice(f"{own} exec {image} id -u")
+    assert done.failed
+    assert not done.stdout.strip()
+    assert "namespace" in done.stderr
+
+
+def test_no_way_to_root_from_the_approved_image(alice):
+    tries = "id -u; cat /etc/shadow; ls /root; (: > /etc/owned)"
+    done = alice(f"apptainer exec --bind /etc {APPROVED}/signed.sif sh -c {tries!r}")
+    assert done.stdout.strip().splitlines()[0] != "0"
+    assert done.stderr.lower().count("permission denied") >= 3, done.stderr
