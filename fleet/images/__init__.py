@@ -1,0 +1,1 @@
+"""Images on the controller: what needs libraries that nodes do not have."""

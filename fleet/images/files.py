@@ -1,0 +1,153 @@
+"""The files that people keep about images: policy, images.lock, keys."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fleet.errors import FleetError
+from fleet.images.signers import LocalAuthenticator
+from module_utils import atomic_file, image_keys, image_lock, image_policy
+from module_utils.image_facts import Verifier
+from module_utils.image_lock import Lock
+from module_utils.image_policy import Policy
+from module_utils.sif import Sif
+from module_utils.sif_integrity import Integrity
+from module_utils.sif_signers import Authenticity, TrustedKeys
+
+LOCK_NAME = Path("images.lock")
+_HEADER = "# Written by `fleet image lock` and playbooks/images.yml: comments are lost.\n"
+
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):  # type: ignore[misc]
+    """YAML in which a key that stands twice is an error, as it is to Ansible here."""
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: list[Any] = []
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+        seen.append(key.value)
+    loader.flatten_mapping(node)
+    pairs: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return pairs
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_policy(path: Path | None) -> Policy:
+    """The policy in a file; without one, the policy that asks for nothing but a sound image.
+
+    :raises FleetError: it can't be read, with everything that is wrong.
+    """
+    if path is None:
+        return Policy()
+    try:
+        return image_policy.read(_yaml(path), datetime.date.today())
+    except image_policy.PolicyError as error:
+        raise _wrong(path, error.problems, "see docs/images.md for the rules") from error
+
+
+def read_lock(path: Path) -> Lock:
+    """The images of an images.lock.
+
+    :raises FleetError: it can't be read, with everything that is wrong.
+    """
+    try:
+        return image_lock.read(_yaml(path))
+    except image_lock.LockError as error:
+        raise _wrong(path, error.problems, "mend it, or take it from version control") from error
+
+
+@contextlib.contextmanager
+def changing_lock(path: Path) -> Iterator[Lock]:
+    """The lock at ``path``, or an empty one if there is none, while nobody else changes it with `write_lock`.
+
+    :raises FleetError: it can't be read.
+    """
+    try:
+        folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise FleetError(f"{path}: {error.strerror}", "give a file in a folder that exists") from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield read_lock(path) if path.exists() else Lock()
+    finally:
+        os.close(folder)
+
+
+def lock_text(lock: Lock) -> str:
+    """What a file with this lock holds."""
+    return _HEADER + yaml.safe_dump(lock.as_dict(), sort_keys=False, allow_unicode=True, width=1000)
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Put a lock in the place of the one before, at once.
+
+    :raises FleetError: it can't be written; the one before is untouched.
+    """
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    try:
+        atomic_file.replace(str(path.resolve()), lock_text(lock).encode(), mode)
+    except OSError as error:
+        raise FleetError(
+            f"{path}: {error.strerror}", "make room, or give a file that can be written"
+        ) from error
+
+
+def read_keys(paths: Sequence[Path]) -> TrustedKeys:
+    """The keys in files.
+
+    :raises FleetError: one of them is none.
+    """
+    try:
+        return image_keys.read((str(path), path.read_bytes()) for path in paths)
+    except OSError as error:
+        raise FleetError(f"{error.filename}: {error.strerror}", "give a file of public keys") from error
+    except image_keys.KeyFileError as error:
+        raise FleetError(str(error), "export it with gpg --armor --export") from error
+
+
+def verifier(keys: TrustedKeys) -> Verifier:
+    """What verifies signatures with these keys in this process, from whatever thread.
+
+    :raises FleetError: a key can't be used.
+    """
+    own = threading.local()
+    # Now, so that a key that can't be used is known before any image is read.
+    own.authenticator = LocalAuthenticator(keys)
+
+    def authenticate(sif: Sif, integrity: Integrity) -> dict[int, Authenticity]:
+        if not hasattr(own, "authenticator"):
+            own.authenticator = LocalAuthenticator(keys)
+        return own.authenticator(sif, integrity)  # type: ignore[no-any-return]
+
+    return Verifier(authenticate, image_keys.fingerprint(keys, time.time()))
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return yaml.load(file, Loader=_Loader)  # noqa: S506 - a safe one
+    except OSError as error:
+        raise FleetError(f"{path}: {error.strerror}", "give a YAML file that can be read") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise FleetError(f"{path} can't be understood: {said}", "mend it at that line") from error
+
+
+def _wrong(path: Path, problems: Sequence[str], mend: str) -> FleetError:
+    return FleetError("\n".join(f"{path}: {problem}" for problem in problems), mend)
