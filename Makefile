@@ -33,6 +33,7 @@ test-vm: $(BIN)/.dev   ## Molecule scenarios on virtual machines, kernels of the
 
 bench: $(BIN)/.runtime  ## Figures of this machine; nothing is asserted
 	tests/bench/lab_boot
+	tests/bench/image_digests
 
 docs: $(BIN)/.dev   ## Write role READMEs and reference pages anew
 	fleet docs

@@ -13,6 +13,7 @@ from fleet.errors import FleetError
 COMMANDS = {
     "demo": "fleet.demo:command",
     "docs": "fleet.docs:command",
+    "image": "fleet.images.cli:image",
     "lab": "fleet.lab.cli:lab",
     "validate": "fleet.validate.cli:validate",
 }

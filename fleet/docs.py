@@ -1,7 +1,8 @@
-"""The generated part of the documentation: a README per role, and a reference page per module.
+"""The generated part of the documentation: a README per role, a reference page per module, the profiles.
 
 A role's page comes from ``meta/argument_specs.yml`` and ``meta/main.yml``, a module's from its DOCUMENTATION,
-EXAMPLES and RETURN; so a page cannot say anything else than what Ansible enforces.
+EXAMPLES and RETURN, that of the profiles from their data; so a page cannot say anything else than what is
+enforced.
 
 ``fleet docs`` writes the pages, ``fleet docs --check`` says which of them are stale.
 """
@@ -22,6 +23,7 @@ import yaml
 from fleet.markup import markdown
 from fleet.paths import PROJECT
 from fleet.validate.vocabulary import GROUPS
+from module_utils.apptainer_profiles import PROFILES
 
 REFERENCE = Path("docs/reference")
 # The first line of every page made here: how a stale one is known from one that people write.
@@ -43,6 +45,7 @@ def pages(project: Path) -> dict[Path, str]:
     modules = [_module(path) for path in sorted((project / "library").glob("*.py"))]
     result = {Path("roles") / role["name"] / "README.md": _render("role.md.j2", role) for role in roles}
     result |= {REFERENCE / f"{module['module']}.md": _render("module.md.j2", module) for module in modules}
+    result[REFERENCE / "apptainer_profiles.md"] = _render("profiles.md.j2", {"profiles": PROFILES})
     result[REFERENCE / "README.md"] = _render("index.md.j2", {"roles": roles, "modules": modules})
     return result
 

@@ -12,11 +12,19 @@ description:
     and restarts it only if the key changed or if the proof fails without that.
   - Without O(key) the node's own key is the cluster's; it is made of 1024 random bytes if there is none.
     The result holds that key then, so register it in a task with C(no_log).
+  - With O(create=false) the node uses the key that somebody has put there, and fails without one.
   - Neither keys nor credentials stand in arguments of programs, in logs, or in files that others can read.
 options:
   key:
     description: The key, base64. Without it the node keeps its own, or makes one.
     type: str
+  create:
+    description:
+      - Whether the node's own key is the cluster's, made and returned by this module.
+      - If not, the key file has to be there, from before MUNGE was installed if need be, and the result holds
+        no secret.
+    type: bool
+    default: true
   credential:
     description:
       - What another node encoded; this one has to decode it, which needs equal keys and equal clocks.
@@ -45,16 +53,20 @@ EXAMPLES = r"""
   munge:
     key: "{{ cluster_munge.key }}"
     credential: "{{ cluster_munge.credential }}"
+
+- name: Use the key that came with the image of the node
+  munge:
+    create: false
 """
 
 RETURN = r"""
 key:
   description: The key of this node, base64. Secret.
-  returned: success, without O(key)
+  returned: success, without O(key) and with O(create)
   type: str
 credential:
   description: What another node has to decode; only root can, within ten minutes. Secret.
-  returned: success, without O(key); empty in check mode if MUNGE does not run yet
+  returned: success, without O(key) and with O(create); empty in check mode if MUNGE does not run yet
   type: str
 restarted:
   description: Whether a running service was restarted, or would be.
@@ -96,6 +108,11 @@ def run(module: AnsibleModule) -> dict:
     given = module.params["key"]
     key = base64.b64decode(given, validate=True) if given is not None else atomic_file.read(KEY_FILE)
     if key is None:
+        if not module.params["create"]:
+            raise munge.MungeError(
+                f"there is no {KEY_FILE}: put the key of the cluster there when the node is provisioned,"
+                " as root and with mode 0400"
+            )
         key = munge.new_key()
     munge.check_key(key)
 
@@ -131,7 +148,7 @@ def run(module: AnsibleModule) -> dict:
             "after": "the key of the cluster, 0400 munge:munge\n" if rekeyed else "",
         },
     }
-    if given is None:
+    if given is None and module.params["create"]:
         result["key"] = base64.b64encode(key).decode()
         # Where the service would only be started or restarted, there is nothing yet that could encode.
         result["credential"] = "" if module.check_mode and (restart or not running) else munge.encode()
@@ -154,6 +171,7 @@ def main() -> None:
         argument_spec={
             "key": {"type": "str", "no_log": True},
             "credential": {"type": "str", "no_log": True},
+            "create": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )

@@ -37,6 +37,13 @@ options:
         description: What is in it.
         type: str
         required: true
+  start:
+    description:
+      - Whether a daemon that doesn't run is started.
+      - If not, its unit is enabled all the same, and something else starts it. A daemon that runs is
+        restarted or reconfigured as ever.
+    type: bool
+    default: true
 attributes:
   check_mode:
     support: full
@@ -186,11 +193,12 @@ def run(module: AnsibleModule) -> dict:
         check_slurm_conf(module, wanted)
 
     actions: List[str] = []
-    if not running:
+    start = not running and module.params["start"]
+    if start:
         actions.append("start")
-    elif pending and (daemon.name == "slurmd" or port_or_authentication_differ(used, wanted)):
+    elif running and pending and (daemon.name == "slurmd" or port_or_authentication_differ(used, wanted)):
         actions.append("restart")
-    if pending and daemon.name == "slurmctld":
+    if pending and daemon.name == "slurmctld" and (running or start):
         actions.append("reconfigure")
 
     header = {"before_header": daemon.name, "after_header": daemon.name}
@@ -206,7 +214,7 @@ def run(module: AnsibleModule) -> dict:
             module.run_command(["systemctl", "enable", daemon.name], check_rc=True)
         if recorded != wanted:
             daemon.save(wanted)
-    return {"changed": pending or not running or not enabled, "actions": actions, "diff": diff}
+    return {"changed": pending or start or not enabled, "actions": actions, "diff": diff}
 
 
 def apply(daemon: Daemon, actions: List[str], used: Files, wanted: Files) -> List[str]:
@@ -237,6 +245,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "choices": ["slurmctld", "slurmd"], "required": True},
             "files": {"type": "list", "elements": "dict", "required": True, "options": file},
+            "start": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )

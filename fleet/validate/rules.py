@@ -22,7 +22,7 @@ from fleet.errors import FleetError
 from fleet.lab import model as lab
 from fleet.markup import plain
 from fleet.paths import state_home
-from fleet.validate import apptainer
+from fleet.validate import apptainer, images
 from fleet.validate.findings import Finding, Severity, ordered
 from fleet.validate.resolve import Resolved, UnresolvedError, contains_unknown, templates
 from fleet.validate.vocabulary import GROUPS, OTHER_GROUPS, SLURM_SWITCH, Vocabulary, guess, near
@@ -618,31 +618,103 @@ def _short(host: str) -> str:
     return host.partition(".")[0]
 
 
+# --- pull ---------------------------------------------------------------------------------------------------
+
+
+def _pull(inventory: _Inventory) -> Iterator[Finding]:
+    """Nodes that converge themselves, and can't or have nothing to do."""
+    pulling = inventory.resolved.members("pull")
+    place = inventory.written.groups.get("pull")
+    controllers = [host for host in pulling if "slurm_controller" in inventory.resolved.groups(host)]
+    if controllers:
+        what = "is in slurm_controller, whose files are made from what compute nodes say: it can't pull"
+        yield _error("pull", what, "take it out of group pull", place, _hosts(controllers))
+    groups = {"apptainer", "slurm_compute"}
+    others = [host for host in pulling if host not in controllers]
+    if idle := [host for host in others if not groups & inventory.resolved.groups(host)]:
+        mend = f"put it in {' or '.join(sorted(groups))}, or take it out of pull"
+        yield _error("pull", "would pull, and has nothing to become", mend, place, _hosts(idle))
+
+
+# --- images -------------------------------------------------------------------------------------------------
+
+
+def _images(inventory: _Inventory) -> Iterator[Finding]:
+    """One host to build on, hosts that have Apptainer, and files that fit each other."""
+    resolved, written = inventory.resolved, inventory.written
+    if "image_store_images" not in inventory.vocabulary.names():
+        return
+    builders, stores = resolved.members("image_builder"), resolved.members("image_store")
+    if len(builders) > 1:
+        what = f"has {len(builders)} hosts ({fold(builders)}); images are built on one"
+        place = written.groups.get("image_builder")
+        yield _error("image-builder", what, "leave one", place, "group image_builder")
+    wanted = [host for host in stores if _lookup(inventory, host, "image_store_images")]
+    if wanted and not builders:
+        place = written.groups.get("image_store")
+        mend = "put one host in image_builder"
+        yield _error("image-builder", "images without a host to build them", mend, place, _hosts(wanted))
+    hosts = sorted({*builders, *stores, *resolved.members("image_policy")})
+    if lacking := [host for host in hosts if "apptainer" not in resolved.groups(host)]:
+        what = "builds, stores or judges images, and is not in group apptainer, which verifies them"
+        yield _error("image-host", what, "put it in group apptainer", where=_hosts(lacking))
+    yield from _judged(
+        inventory,
+        hosts,
+        images.VARIABLES,
+        lambda host, values, unknown: images.judge(values, resolved.groups(host), unknown),
+    )
+
+
 # --- Apptainer ----------------------------------------------------------------------------------------------
+
+
+def _judged(
+    inventory: _Inventory,
+    hosts: Sequence[str],
+    variables: Sequence[str],
+    judge: Callable[[str, dict[str, Any], set[str]], Iterable[apptainer.Judgement]],
+) -> Iterator[Finding]:
+    """What ``judge`` says of a host's variables, asked once for each kind of hosts with the same values.
+
+    Of those that are not known, or wrong, it gets None and their names.
+    """
+    names = {*variables, SLURM_SWITCH}
+    names = names.union(*map(inventory.resolved.reach, names))
+    found: dict[tuple[apptainer.Judgement, Place | None], list[str]] = defaultdict(list)
+    for kind in inventory.resolved.kinds(hosts, names):
+        values: dict[str, Any] = {}
+        unknown = set()
+        for name in variables:
+            try:
+                values[name] = inventory.resolved.lookup(kind[0], name)
+            except UnresolvedError:
+                unknown.add(name)
+            else:
+                # That has been said where it is written.
+                unknown |= {name} if inventory.vocabulary.problem(name, values[name]) else set()
+        values |= dict.fromkeys(unknown)
+        for judgement in judge(kind[0], values, unknown):
+            found[judgement, inventory.origin(kind[0], judgement.variable)].extend(kind)
+    for (judgement, place), kinds in found.items():
+        severity, rule, variable, what, mend = astuple(judgement)
+        finding = Finding(severity, rule, what, mend, variable, where=_hosts(kinds))
+        yield replace(finding, **_where(place))
 
 
 def _apptainer(inventory: _Inventory) -> Iterator[Finding]:
     """What Apptainer makes of its variables, judged once for each kind of hosts that have the same values."""
     if "apptainer_waivers" not in inventory.vocabulary.names():
         return
-    names = {*apptainer.VARIABLES, SLURM_SWITCH}
-    names = names.union(*map(inventory.resolved.reach, names))
-    found: dict[tuple[apptainer.Judgement, Place | None], list[str]] = defaultdict(list)
-    for hosts in inventory.resolved.kinds(inventory.resolved.members("apptainer"), names):
-        values = {name: _lookup(inventory, hosts[0], name) for name in apptainer.VARIABLES}
-        for name, value in values.items():
-            if inventory.vocabulary.problem(name, value):
-                values[name] = None  # that has been said where it is written
-        if "slurm_compute" not in inventory.resolved.groups(hosts[0]) or (
-            _lookup(inventory, hosts[0], SLURM_SWITCH) is False
+
+    def judge(host: str, values: dict[str, Any], unknown: set[str]) -> Iterator[apptainer.Judgement]:
+        if "slurm_compute" not in inventory.resolved.groups(host) or (
+            _lookup(inventory, host, SLURM_SWITCH) is False
         ):
             values["slurm_gres"] = None  # Slurm's devices say nothing of a node that it does not run on.
-        for judgement in apptainer.judge(values):
-            found[judgement, inventory.origin(hosts[0], judgement.variable)].extend(hosts)
-    for (judgement, place), hosts in found.items():
-        severity, rule, variable, what, mend = astuple(judgement)
-        finding = Finding(severity, rule, what, mend, variable, where=_hosts(hosts))
-        yield replace(finding, **_where(place))
+        return apptainer.judge(values, unknown)
+
+    yield from _judged(inventory, inventory.resolved.members("apptainer"), apptainer.VARIABLES, judge)
 
 
 _KNOWN_GROUPS = (*GROUPS, *OTHER_GROUPS)
@@ -661,5 +733,7 @@ _RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
     _slurm,
     _slurm_names,
     _partitions,
+    _pull,
+    _images,
     _apptainer,
 )

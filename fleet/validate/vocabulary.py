@@ -15,14 +15,19 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from fleet.errors import FleetError
+from fleet.lab.distribution_sim import DISTRIBUTION_SIMS
 from fleet.lab.model import BACKENDS, LAB_VARIABLES, check_value
-from module_utils import apptainer_apt, apptainer_version
+from module_utils import apptainer_packages, apptainer_version, image_declaration, openpgp, pull
 
 # The groups the playbooks work on, and the roles their nodes get.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "apptainer": ("apptainer", "user_namespaces"),
+    "image_builder": ("image_store",),
+    "image_policy": ("image_policy",),
+    "image_store": ("image_store",),
     "slurm_controller": ("slurm",),
     "slurm_compute": ("slurm",),
+    "pull": ("pull",),
 }
 # Groups that mean something without giving a node a role.
 OTHER_GROUPS = ("all", "ungrouped", "lab_repository")
@@ -39,6 +44,10 @@ _LAB_DETAILS: Options = {
     "lab_address": {"description": "IPv4 address of the node inside lab_network, e.g. 10.77.1.10."},
     "lab_backend": {"description": "What the lab makes its nodes with.", "choices": list(BACKENDS)},
     "lab_release": {"description": "Debian release of the node, e.g. trixie."},
+    "lab_distribution_sim": {
+        "description": "Distribution that a Debian node is taken for, with its package manager.",
+        "choices": ["", *DISTRIBUTION_SIMS],
+    },
     "lab_packages": {"description": "Debian packages baked into the base image.", "elements": "str"},
     "lab_users": {"description": "Normal users, with the same uid on every node.", "elements": "str"},
     "lab_devices": {
@@ -60,13 +69,16 @@ LAB_OPTIONS: Options = {
 
 def _helpers(value: Any) -> None:
     # Ansible takes a text with commas for a list.
-    apptainer_apt.check_helpers(value.split(",") if isinstance(value, str) else value)
+    apptainer_packages.check_helpers(value.split(",") if isinstance(value, str) else value)
 
 
 # What a type and choices cannot say: each function raises ValueError with what is wrong.
 FORMATS: Mapping[str, Callable[[Any], object]] = {
     "apptainer_helper_packages": _helpers,
     "apptainer_version": apptainer_version.parse,
+    "image_store_images": image_declaration.read,
+    "image_store_signer": lambda value: openpgp.check_fingerprint(value) if value else None,
+    **{f"pull_{name}": check for name, check in pull.CHECKS.items()},
 }
 
 

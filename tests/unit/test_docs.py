@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fleet import docs
+from module_utils.apptainer_profiles import PROFILES
 
 PROJECT = Path(__file__).parents[2]
 
@@ -102,6 +103,7 @@ def checkout(tmp_path: Path) -> Path:
 
 ROLE_PAGE = Path("roles/paint/README.md")
 MODULE_PAGE = Path("docs/reference/colour.md")
+PROFILES_PAGE = docs.REFERENCE / "apptainer_profiles.md"
 INDEX = Path("docs/reference/README.md")
 
 
@@ -155,7 +157,7 @@ def run(checkout: Path, *options: str) -> Result:
 
 
 def test_fresh_pages_pass_and_stale_ones_are_named(checkout: Path) -> None:
-    assert docs.check(checkout) == sorted([INDEX, MODULE_PAGE, ROLE_PAGE])
+    assert docs.check(checkout) == sorted([INDEX, MODULE_PAGE, PROFILES_PAGE, ROLE_PAGE])
     assert run(checkout, "--check").exit_code == 1
     assert not (checkout / ROLE_PAGE).exists()
     assert run(checkout).exit_code == 0
@@ -197,3 +199,12 @@ def test_what_is_not_documented_is_refused(checkout: Path, file: str, text: str,
 
 def test_pages_of_this_project_are_fresh() -> None:
     assert docs.check(PROJECT) == []
+
+
+def test_the_page_of_the_profiles_is_their_data(checkout: Path) -> None:
+    page = docs.pages(checkout)[PROFILES_PAGE]
+    for name, profile in PROFILES.items():
+        section = page.partition(f"## `{name}`\n")[2].partition("\n## ")[0]
+        assert profile.about in section and all(setting.why in section for setting in profile.settings)
+        assert all(f"- {sentence}\n" in f"{section}\n" for sentence in (*profile.holds, *profile.know))
+    assert "| `allow setuid-mount squashfs` | `iflimited`, before 1.3.0 `yes` |" in page

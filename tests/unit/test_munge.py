@@ -138,6 +138,25 @@ def test_a_node_without_munge_is_an_error_but_in_check_mode(module, monkeypatch)
     assert "install the package munge" in module(key=BASE64)["msg"]
 
 
+def test_a_node_that_is_to_have_its_key_already_uses_it_and_tells_nobody(module, node):
+    (node / "munge.key").write_bytes(KEY)
+    (node / "munge.key").chmod(0o444)
+    result = module(create=False)
+    assert result["changed"] and BASE64 not in str(result)
+    assert not {"key", "credential"} & set(result)
+    assert (node / "munge.key").read_bytes() == KEY
+    assert (node / "munge.key").stat().st_mode & 0o7777 == 0o400
+    assert not module(create=False)["changed"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_without_that_key_none_is_made(module, node, monkeypatch, check):
+    monkeypatch.setattr(module.plugin, "munge_user", lambda: None)
+    result = module(check=check, create=False)
+    assert result["failed"] and "put the key of the cluster there" in result["msg"]
+    assert not (node / "munge.key").exists() and "systemctl enable" not in log(node)
+
+
 @pytest.mark.parametrize("key", ["AAAA", base64.b64encode(bytes(1025)).decode(), "no base64!"])
 def test_a_bad_key_is_refused_before_anything_is_written(module, node, key):
     result = module(key=key)

@@ -46,11 +46,10 @@ def daemon(ansible_module, node, monkeypatch):
     monkeypatch.setattr(runner.plugin, "RECORDS", str(node / "records"))
     monkeypatch.setattr(runner.plugin, "OWNER", (os.geteuid(), os.getegid()))
 
-    def run(text, name="slurmctld", check=False):
+    def run(text, name="slurmctld", check=False, **more):
         (node / "log").write_text("")
-        result = runner(
-            check=check, name=name, files=[{"path": str(node / "slurm.conf"), "content": f"{text}\n"}]
-        )
+        files = [{"path": str(node / "slurm.conf"), "content": f"{text}\n"}]
+        result = runner(check=check, name=name, files=files, **more)
         return {**result, "log": (node / "log").read_text().split()}
 
     return run
@@ -163,3 +162,17 @@ def test_a_record_that_can_not_be_read_is_none(daemon, node):
     (node / "records" / "slurmctld.json").write_text("[1")
     result = daemon("a=1")
     assert result["changed"] and result["log"] == ["reconfigure"]
+
+
+@pytest.mark.parametrize("name", ["slurmctld", "slurmd"])
+def test_a_daemon_that_others_start_is_enabled_and_left_alone(daemon, node, name):
+    for check in (True, False):
+        result = daemon("a=1", name, check, start=False)
+        assert result["changed"] and not result["log"] and not result["actions"]
+    assert conf(node) == "a=1\n" and (node / "enabled").exists() and not (node / "active").exists()
+    assert not daemon("a=1", name, start=False)["changed"]
+
+
+def test_a_daemon_that_others_have_started_gets_its_files(daemon, node):
+    daemon("a=1", "slurmd")
+    assert daemon("a=2", "slurmd", start=False)["log"] == ["restart"]

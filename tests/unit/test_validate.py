@@ -45,6 +45,15 @@ def test_good_inventory_has_no_findings(site: Path) -> None:
     assert check(site / "hosts.yml") == []
 
 
+def test_files_that_variables_name_may_stand_beside_the_inventory(site: Path) -> None:
+    (site / "files").mkdir()
+    (site / "files/repository.asc").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
+    assert check(site) == []
+    # In a folder of another name, Ansible takes it for a part of the inventory.
+    (site / "files").rename(site / "keys")
+    assert check(site) != []
+
+
 # --- variables ----------------------------------------------------------------------------------------------
 
 ALL = "group_vars/all.yml"
@@ -393,6 +402,20 @@ def test_hostlist_of_a_partition(site: Path, nodes: str, what: str | None) -> No
     line = append(site / ALL, f"slurm_partitions: [{{name: main, nodes: '{nodes}'}}]\n")
     findings = [(f.rule, f.line, what in f.what) for f in check(site)] if what else check(site)
     assert findings == ([("hostlist", line, True)] if what else [])
+
+
+def test_a_controller_can_not_pull(hosts: Path) -> None:
+    groups = {"slurm_controller": {"head": None}, "slurm_compute": {"c1": None}}
+    hosts_file(hosts, **groups, pull={"c1": None})
+    assert check(hosts) == []
+    hosts_file(hosts, **groups, pull={"c1": None, "head": None})
+    assert [(f.rule, f.where) for f in check(hosts)] == [("pull", "host head")]
+
+
+def test_a_node_that_would_pull_for_nothing(hosts: Path) -> None:
+    groups = {"slurm_controller": {"head": None}, "slurm_compute": {"c1": None}}
+    hosts_file(hosts, **groups, pull={"c1": None, "x1": None})
+    assert [(f.rule, f.where) for f in check(hosts)] == [("pull", "host x1")]
 
 
 @pytest.mark.parametrize("variable", ["ansible_host", "lab_address"])

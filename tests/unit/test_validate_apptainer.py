@@ -14,7 +14,13 @@ from fleet.validate import Finding, Severity, check_inventory
 PROJECT = Path(__file__).parents[2]
 YEAR = datetime.date.today() + datetime.timedelta(days=365)
 LIMITS = {"limit container paths": ["/opt/containers"]}
-ENFORCED = {"apptainer_profile": "enforced", "user_namespaces_enabled": False}
+KEY = "5994BE54C31CF1B5E1994F987C52CF6D055F072B"
+GROUP = {"name": "site", "dirpath": "/opt/containers", "fingerprints": [KEY]}
+ENFORCED = {
+    "apptainer_profile": "enforced",
+    "apptainer_ecl": {"execgroups": [GROUP]},
+    "user_namespaces_enabled": False,
+}
 
 
 @pytest.fixture
@@ -78,8 +84,33 @@ def test_defaults_have_no_findings(site: Path) -> None:
             "config",
             "but apptainer_profile is 'rootless'",
         ),
-        ({"apptainer_repository": {"url": "http://x/"}}, "contradiction", "repository", "has no suite"),
+        ({"apptainer_repository": {"url": "http://x/"}}, "contradiction", "repository", "has no key"),
         ({"user_namespaces_enabled": False}, "L07", None, "no container starts"),
+        ({**ENFORCED, "apptainer_ecl": None}, "contradiction", "ecl", "the list is not set, but"),
+        ({**ENFORCED, "apptainer_ecl": {"enabled": False}}, "contradiction", "ecl", "the list is off, but"),
+        ({**ENFORCED, "user_namespaces_enabled": True}, "L08", None, "users can create user namespaces"),
+        ({**ENFORCED, "apptainer_keys": []}, "L10", "ecl", "it has no key"),
+        (
+            {
+                "apptainer_profile": "compatible",
+                "apptainer_ecl": {"execgroups": [{**GROUP, "mode": "blacklist"}]},
+            },
+            "L10",
+            "ecl",
+            "unknown keys pass",
+        ),
+        (
+            {"apptainer_capabilities": {"groups": {"hpc": ["CAP_SYS_ADMIN"]}}},
+            "L27",
+            "capabilities",
+            "group hpc may have CAP_SYS_ADMIN",
+        ),
+        (
+            {"apptainer_remotes": [{"name": "x", "uri": "x:y:z"}]},
+            "contradiction",
+            "remotes",
+            "[1].uri: must be",
+        ),
         (waive("L012"), "waiver", "waivers", "did you mean L12?"),
         (waive("L12", expires="2026-01-01"), "waiver", "waivers", "expired on 2026-01-01"),
     ],
@@ -96,11 +127,17 @@ def test_error(site: Path, variables: dict[str, Any], rule: str, variable: str |
 def test_helpers_are_names_of_packages(site: Path, helpers: Any) -> None:
     (finding,) = check(site, apptainer_helper_packages=helpers)
     assert (finding.rule, finding.variable) == ("value", "apptainer_helper_packages")
-    assert finding.what.startswith("'fuse2fs:amd64' is no name of a Debian package")
+    assert finding.what.startswith("'fuse2fs:amd64' is no name of a package")
 
 
 def test_an_enforced_cluster_is_possible(site: Path) -> None:
     assert check(site, **ENFORCED, apptainer_version="1.5.1", apptainer_config=LIMITS) == []
+
+
+def test_a_list_that_is_not_known_yet_is_no_missing_list(site: Path) -> None:
+    text = "{{ lookup('ansible.builtin.file', '/nonexistent/ecl.json') | from_json }}"
+    found = check(site, **{**ENFORCED, "apptainer_ecl": text})
+    assert {finding.rule for finding in found} == {"not-known-yet"}
 
 
 def test_what_is_waived_is_a_warning_with_its_reason(site: Path) -> None:
@@ -132,6 +169,6 @@ def test_nodes_are_judged_in_kinds_and_not_one_by_one(site: Path, monkeypatch: p
     judged = []
     from fleet.validate import apptainer  # noqa: PLC0415
 
-    monkeypatch.setattr(apptainer, "judge", lambda values: judged.append(values) or iter(()))
+    monkeypatch.setattr(apptainer, "judge", lambda values, _: judged.append(values) or iter(()))
     check(site)
     assert len(judged) == 2

@@ -77,7 +77,7 @@ def test_an_encrypted_value_of_another_host(site: Path, value: str) -> None:
 def test_a_finding_on_an_encrypted_value(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To say where a variable is written, values are compared, which cannot be done with these."""
     judgement = apptainer.Judgement(Severity.WARNING, "L00", "apptainer_config", "is odd")
-    monkeypatch.setattr(apptainer, "judge", lambda _values: [judgement])
+    monkeypatch.setattr(apptainer, "judge", lambda _values, _unknown: [judgement])
     found = check(site, f"site_a: 1\napptainer_config:\n  bind path:\n    - {VAULT.replace('  ', '       ')}")
     assert [(f.rule, f.line) for f in found] == [("L00", 2)]
 
