@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PIP_COMPILE_FLAGS := --quiet --generate-hashes --allow-unsafe --strip-extras --build-deps-for=editable \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-.PHONY: help demo test lint unit molecule test-vm docs lock clean bench
+.PHONY: help demo test lint unit sanity molecule test-vm docs lock clean bench
 
 help:               ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -17,13 +17,16 @@ help:               ## List the targets
 demo: $(BIN)/.runtime    ## Cluster up, configured, a container job run on it; asserts every step
 	fleet demo --install-host-packages
 
-test: lint unit molecule   ## Everything: linters, unit and property tests, lab tests, Molecule scenarios
+test: lint unit sanity molecule   ## Everything: linters, unit and property tests, lab tests, Molecule scenarios
 
 lint: $(BIN)/.dev   ## Linters, types, and whether generated pages are fresh
 	ruff check . && ruff format --check . && mypy && yamllint --strict . && ansible-lint --offline && fleet docs --check
 
 unit: $(BIN)/.dev   ## Unit and property tests: no node, no root
 	pytest --numprocesses=auto
+
+sanity: $(BIN)/.dev   ## ansible-test's own checks of the modules and their documentation
+	tests/sanity
 
 molecule: $(BIN)/.dev   ## Lab tests and Molecule scenarios on booted nodes (root)
 	tests/integration/run

@@ -186,13 +186,17 @@ def _module(path: Path) -> dict[str, Any]:
 
 
 def _options(options: Any) -> list[dict[str, Any]]:
-    """Options or return values as their template wants them; nested ones below ``options``."""
+    """Options or return values as their template wants them; nested ones below ``options``.
+
+    Nested ones are ``options`` in an argument specification, ``suboptions`` in DOCUMENTATION, ``contains`` in
+    RETURN.
+    """
     return [
         {
             "name": name,
             "facts": _facts(option),
             "description": _paragraphs(option.get("description")),
-            "options": _options(option.get("options") or option.get("contains")),
+            "options": _options(option.get("options") or option.get("suboptions") or option.get("contains")),
         }
         for name, option in (options or {}).items()
     ]

@@ -29,6 +29,7 @@ attributes:
     description: The new file is given to C(apparmor_parser) in check mode, too, without loading it.
   diff_mode:
     support: full
+    description: Of each file.
 author: apptainer-fleet
 """
 

@@ -85,6 +85,7 @@ options:
 attributes:
   check_mode:
     support: full
+    description: Nothing is written or started.
   diff_mode:
     support: full
     description: Of the program, shows its SHA-256.

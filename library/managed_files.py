@@ -47,8 +47,10 @@ options:
 attributes:
   check_mode:
     support: full
+    description: Predicts each file as it then is.
   diff_mode:
     support: full
+    description: Of each file.
 author: apptainer-fleet
 """
 

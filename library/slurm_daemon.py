@@ -28,7 +28,7 @@ options:
     type: list
     elements: dict
     required: true
-    options:
+    suboptions:
       path:
         description: Where it is. A C(slurm.conf) is read by C(scontrol) before it gets there.
         type: path
@@ -50,6 +50,7 @@ attributes:
     description: Works on a node without Slurm.
   diff_mode:
     support: full
+    description: Of each file.
 author: apptainer-fleet
 """
 

@@ -50,8 +50,10 @@ options:
 attributes:
   check_mode:
     support: full
+    description: Predicts each file as it then is.
   diff_mode:
     support: full
+    description: Of each file.
 author: apptainer-fleet
 """
 
@@ -86,7 +88,9 @@ from ansible.module_utils import atomic_file, subordinate_ids
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.subordinate_ids import SubordinateIDError
 
-PASSWD, GROUP, NSSWITCH = "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"
+PASSWD = "/etc/passwd"  # noqa: S105
+GROUP = "/etc/group"
+NSSWITCH = "/etc/nsswitch.conf"
 # As long as lckpwdf(3), with which useradd and usermod lock the same files, waits.
 LOCK_SECONDS = 15
 
