@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: slurm_daemon
 short_description: Keep a Slurm daemon running with the given configuration files
 description:
-  - Writes the files atomically as C(0644 root:root), keeps the daemon enabled and running, and makes it use
-    them.
+  - Writes the files atomically as C(root:root), keeps the daemon enabled and running, and makes it use
+    them. A file that it was given before and is not given any more is removed.
   - What the daemon last ran with is recorded in C(/var/lib/apptainer-fleet). Files that were written but
     never used, because a run was interrupted for example, are applied by the next run.
   - slurmctld is reconfigured, which leaves it running, and hands the files on to every slurmd. It is
@@ -37,6 +37,11 @@ options:
         description: What is in it.
         type: str
         required: true
+      mode:
+        description: The mode; that of a script is C('0755').
+        type: str
+        choices: ['0644', '0755']
+        default: '0644'
   start:
     description:
       - Whether a daemon that doesn't run is started.
@@ -76,14 +81,13 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Mapping, Optional
 
 from ansible.module_utils import atomic_file, slurm_conf
 from ansible.module_utils.basic import AnsibleModule
 
 RECORDS = "/var/lib/apptainer-fleet"
 OWNER = (0, 0)
-MODE = 0o644
 
 Files = Dict[str, Optional[str]]
 
@@ -142,18 +146,29 @@ def read(path: str) -> Optional[str]:
     return None if content is None else content.decode(errors="replace")
 
 
-def is_ours(path: str) -> bool:
+def mode_of(path: str) -> int:
+    """Return the mode of *path*, to be put back with it; that of a new file if there is none."""
+    return Path(path).stat().st_mode & 0o7777 if Path(path).exists() else 0o644
+
+
+def is_ours(path: str, mode: int) -> bool:
+    if not Path(path).exists():
+        return False
     status = Path(path).stat()
-    return (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (MODE, *OWNER)
+    return (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (mode, *OWNER)
 
 
-def put(files: Files) -> None:
+def put(files: Files, modes: Mapping[str, int]) -> None:
     """Write *files*, in their order; None stands for no file."""
     for path, content in files.items():
         if content is not None:
-            atomic_file.replace(path, content.encode(), MODE, OWNER)
+            atomic_file.replace(path, content.encode(), modes[path], OWNER)
         elif os.path.lexists(path):
             Path(path).unlink()
+
+
+def is_slurm_conf(path: str) -> bool:
+    return Path(path).name == "slurm.conf"
 
 
 def check_slurm_conf(module: AnsibleModule, files: Files) -> None:
@@ -161,7 +176,7 @@ def check_slurm_conf(module: AnsibleModule, files: Files) -> None:
     if not module.get_bin_path("scontrol"):
         return
     for path, content in files.items():
-        if Path(path).name == "slurm.conf" and content is not None:
+        if is_slurm_conf(path) and content is not None:
             candidate = Path(module.tmpdir) / "slurm.conf"
             candidate.write_text(content)
             code, output, errors = module.run_command(
@@ -175,20 +190,28 @@ def port_or_authentication_differ(before: Files, after: Files) -> bool:
     return any(
         slurm_conf.fixed_settings(before.get(path) or "") != slurm_conf.fixed_settings(content or "")
         for path, content in after.items()
-        if Path(path).name == "slurm.conf"
+        if is_slurm_conf(path)
     )
 
 
 def run(module: AnsibleModule) -> dict:
     daemon = Daemon(module)
-    wanted: Files = {file["path"]: file["content"] for file in module.params["files"]}
-    present: Files = {path: read(path) for path in wanted}
+    given: Files = {file["path"]: file["content"] for file in module.params["files"]}
+    modes = {file["path"]: int(file["mode"], 8) for file in module.params["files"]}
     recorded = daemon.recorded()
+    # A file that is not wanted any more goes last, when none of the others names it.
+    wanted: Files = {**given, **dict.fromkeys(path for path in recorded if path not in given)}
+    present: Files = {path: read(path) for path in wanted}
+    modes.update({path: mode_of(path) for path in wanted if path not in modes})
     # What it runs with, as far as that is known: a file that is present may never have been read.
     used: Files = {path: recorded.get(path, present[path]) for path in wanted}
 
-    different = [path for path in wanted if present[path] != wanted[path] or not is_ours(path)]
-    pending = bool(different) or recorded != wanted
+    different = [
+        path
+        for path in wanted
+        if present[path] != wanted[path] or (path in given and not is_ours(path, modes[path]))
+    ]
+    pending = bool(different) or recorded != given
     running, enabled = daemon.running, daemon.enabled
     if different:
         check_slurm_conf(module, wanted)
@@ -206,19 +229,21 @@ def run(module: AnsibleModule) -> dict:
     if pending and not different:
         diff = [{**header, "before": "not known to use its files\n", "after": "uses its files\n"}]
     else:
-        diff = [{**dict.fromkeys(header, path), "before": present[path] or "", "after": wanted[path]}
+        diff = [{**dict.fromkeys(header, path), "before": present[path] or "", "after": wanted[path] or ""}
                 for path in different]  # fmt: skip
     if not module.check_mode:
-        put({path: wanted[path] for path in different})
-        actions = apply(daemon, actions, used, wanted)
+        put({path: wanted[path] for path in different}, modes)
+        actions = apply(daemon, actions, used, wanted, modes)
         if not enabled:
             module.run_command(["systemctl", "enable", daemon.name], check_rc=True)
-        if recorded != wanted:
-            daemon.save(wanted)
+        if recorded != given:
+            daemon.save(given)
     return {"changed": pending or start or not enabled, "actions": actions, "diff": diff}
 
 
-def apply(daemon: Daemon, actions: List[str], used: Files, wanted: Files) -> List[str]:
+def apply(
+    daemon: Daemon, actions: List[str], used: Files, wanted: Files, modes: Mapping[str, int]
+) -> List[str]:
     """Do *actions* and return what was done. If slurmctld can't, it goes on with the files *used*, as before.
 
     Raises DaemonError.
@@ -232,16 +257,21 @@ def apply(daemon: Daemon, actions: List[str], used: Files, wanted: Files) -> Lis
     except DaemonError as error:
         if daemon.name == "slurmd" or used == wanted:
             raise
-        put(used)
+        put(used, modes)
         # After a reconfiguration that failed, it has never stopped.
-        if None not in used.values() and (actions != ["reconfigure"] or not daemon.running):
+        had_one = any(content is not None for path, content in used.items() if is_slurm_conf(path))
+        if had_one and (actions != ["reconfigure"] or not daemon.running):
             daemon.succeeds("systemctl", "restart", daemon.name)
         raise DaemonError(f"{error}. Files are as they were when it last ran; mend the variables") from error
     return actions
 
 
 def main() -> None:
-    file = {"path": {"type": "path", "required": True}, "content": {"type": "str", "required": True}}
+    file = {
+        "path": {"type": "path", "required": True},
+        "content": {"type": "str", "required": True},
+        "mode": {"type": "str", "choices": ["0644", "0755"], "default": "0644"},
+    }
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "choices": ["slurmctld", "slurmd"], "required": True},

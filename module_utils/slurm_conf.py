@@ -43,6 +43,9 @@ FIXED_PARAMETERS = (
 DEFAULT_SLURMCTLD_PORT = 6817
 _FIXED = {name.lower() for name in FIXED_PARAMETERS}
 
+# What a list of is one line each; all others take a list with commas.
+_REPEATED = {"epilog", "prolog", "slurmctldhost"}
+
 # Lines that this project writes itself; a second one by way of free parameters would go unnoticed.
 _RESERVED = {"nodename", "partitionname", "nodeset", "include"}
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -101,6 +104,17 @@ def format_line(fields: Mapping[str, Value], variable: str) -> str:
     return " ".join(words) + "\n"
 
 
+def parameter_lines(parameters: Mapping[str, Value], variable: str = "slurm_parameters") -> str:
+    """Return *parameters* as lines of slurm.conf. Raises SlurmConfError, naming *variable*."""
+    lines = []
+    for key, value in parameters.items():
+        if value and key.lower() in _REPEATED and not isinstance(value, (str, int)):
+            lines += [format_line({key: one}, variable) for one in value]
+        else:
+            lines.append(format_line({key: value}, variable))
+    return "".join(lines)
+
+
 def merge(*layers: Mapping[str, Optional[Value]]) -> Dict[str, Value]:
     """Return the *layers* in one, later ones winning.
 
@@ -130,9 +144,17 @@ def slurmctld_port(parameters: Mapping[str, Value]) -> int:
 
 
 def fixed_settings(text: str) -> Dict[str, str]:
-    """Return those of FIXED_PARAMETERS, in lower case, that the slurm.conf *text* sets."""
-    pairs = (line.partition("=") for line in text.splitlines())
-    return {key.strip().lower(): value.strip() for key, _, value in pairs if key.strip().lower() in _FIXED}
+    """Return those of FIXED_PARAMETERS, in lower case, that the slurm.conf *text* sets.
+
+    What is there more than once, as SlurmctldHost, is joined.
+    """
+    settings: Dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        key = key.strip().lower()
+        if key in _FIXED:
+            settings[key] = f"{settings[key]} {value.strip()}" if key in settings else value.strip()
+    return settings
 
 
 def render_slurmd_environment(controller: str, parameters: Mapping[str, Value]) -> str:
@@ -221,8 +243,7 @@ def render_slurm_conf(
 
     gres_types = sorted({str(gres["name"]) for node_class in classes for gres in node_class.gres})
     parameters = merge({"GresTypes": gres_types} if gres_types else {}, parameters)
-    lines = [format_line({key: parameters[key]}, "slurm_parameters") for key in parameters]
-    lines += [_node_line(node_class) for node_class in classes]
+    lines = [parameter_lines(parameters), *map(_node_line, classes)]
     for partition in partitions:
         fields = {"PartitionName": partition.name, **merge({"Nodes": partition.nodes}, partition.parameters)}
         lines.append(format_line(fields, f"slurm_partitions: {partition.name}"))

@@ -6,17 +6,21 @@ slurm_node_classes and slurm_files are meant for tasks that run once: they look 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 from ClusterShell.NodeUtils import GroupResolver, GroupSource
 
-from module_utils import slurm_conf, slurm_names
+from module_utils import slurm_conf, slurm_fragments, slurm_names
 
 DEFAULT_CLASS = "compute"
 FOLDER = "/etc/slurm"
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+_FRAGMENT = re.compile(r"__(?P<role>.+)_slurm_fragment")
 
 
 def node_name(host: str) -> str:
@@ -96,12 +100,15 @@ def slurm_files(
     groups: Mapping[str, Sequence[str]],
     cgroup_plugin: str = "auto",
     cgroup_parameters: Mapping[str, Any] | None = None,
+    fragments: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, str]]:
-    """Return the configuration files as dicts of path and content; slurm.conf is the last one.
+    """Return the configuration files as dicts of path, content and mode; slurm.conf is the last one.
 
     *gathered* are the results of module slurm_hardware_facts in a loop over slurm_node_classes. Of the layers
-    of *parameters* the later ones win. *partitions* are those of the role; their nodes may use the hostlist
-    syntax of ClusterShell with the inventory's *groups* (``@gpu``).
+    of *parameters* the later ones win: those of the role, on top of them what the *fragments* of other roles
+    ask for, then the site's. *partitions* are those of the role; their nodes may use the hostlist
+    syntax of ClusterShell with the inventory's *groups* (``@gpu``). *fragments* are by the name of their
+    variable; see module_utils/slurm_fragments.py.
     Raises AnsibleFilterError, naming the variable that has to be mended.
     """
     classes = [
@@ -118,8 +125,16 @@ def slurm_files(
     known = NodeSet.fromlist([node_class.nodes for node_class in classes])
     try:
         plugin = slurm_conf.cgroup_plugin(classes, cgroup_plugin)
-        settings = slurm_conf.merge(slurm_conf.plugin_parameters(plugin), *parameters)
+        own = slurm_conf.merge(slurm_conf.plugin_parameters(plugin), *parameters[:1])
+        given = {name: _with_content(name, fragment) for name, fragment in (fragments or {}).items()}
+        combined, beside = slurm_fragments.combine(given, own)
+        settings = slurm_conf.merge(combined, *parameters[1:])
+        slurm_fragments.check_programs(settings, [file.name for file in beside])
         return [
+            *(
+                {"path": f"{FOLDER}/{file.name}", "content": file.content, "mode": file.mode}
+                for file in beside
+            ),
             {
                 "path": f"{FOLDER}/cgroup.conf",
                 "content": slurm_conf.render_cgroup_conf(plugin, cgroup_parameters or {}),
@@ -132,6 +147,33 @@ def slurm_files(
                 ),
             },
         ]
+    except slurm_conf.SlurmConfError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def _with_content(name: str, fragment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *fragment* with the content of those of its files that name a ``src`` instead.
+
+    A source is relative to ``files/`` of the role that gives the fragment, as the variable's *name* says.
+    """
+    found = _FRAGMENT.fullmatch(name)
+    folder = ROLES / found["role"] / "files" if found else Path.cwd()
+    files = []
+    for file in fragment.get("files") or []:
+        entry = dict(file)
+        if source := entry.pop("src", None):
+            try:
+                entry["content"] = (folder / source).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise AnsibleFilterError(f"{name}: src of the file {entry.get('name')}: {error}") from error
+        files.append(entry)
+    return {**fragment, "files": files}
+
+
+def slurm_conf_lines(parameters: Mapping[str, Any]) -> str:
+    """Return *parameters* as lines of slurm.conf, for a site that writes this file itself."""
+    try:
+        return slurm_conf.parameter_lines(parameters)
     except slurm_conf.SlurmConfError as error:
         raise AnsibleFilterError(str(error)) from error
 
@@ -219,6 +261,7 @@ class FilterModule:
         return {
             "slurm_node_classes": slurm_node_classes,
             "slurm_files": slurm_files,
+            "slurm_conf_lines": slurm_conf_lines,
             "slurm_node_name": node_name,
             "slurmd_environment": slurmd_environment,
         }

@@ -96,6 +96,7 @@ def test_the_filters_are_found():
     assert set(slurm_filter.FilterModule().filters()) == {
         "slurm_node_classes",
         "slurm_files",
+        "slurm_conf_lines",
         "slurm_node_name",
         "slurmd_environment",
     }

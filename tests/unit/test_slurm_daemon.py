@@ -46,9 +46,12 @@ def daemon(ansible_module, node, monkeypatch):
     monkeypatch.setattr(runner.plugin, "RECORDS", str(node / "records"))
     monkeypatch.setattr(runner.plugin, "OWNER", (os.geteuid(), os.getegid()))
 
-    def run(text, name="slurmctld", check=False, **more):
+    def run(text, name="slurmctld", check=False, beside=(), **more):
         (node / "log").write_text("")
-        files = [{"path": str(node / "slurm.conf"), "content": f"{text}\n"}]
+        files = [
+            *({**file, "path": str(node / file["path"])} for file in beside),
+            {"path": str(node / "slurm.conf"), "content": f"{text}\n"},
+        ]
         result = runner(check=check, name=name, files=files, **more)
         return {**result, "log": (node / "log").read_text().split()}
 
@@ -176,3 +179,43 @@ def test_a_daemon_that_others_start_is_enabled_and_left_alone(daemon, node, name
 def test_a_daemon_that_others_have_started_gets_its_files(daemon, node):
     daemon("a=1", "slurmd")
     assert daemon("a=2", "slurmd", start=False)["log"] == ["restart"]
+
+
+PROLOG = {"path": "prolog", "content": "#!/bin/sh\n", "mode": "0755"}
+
+
+def test_a_script_beside_slurm_conf_comes_and_goes(daemon, node):
+    daemon("a=1")
+    result = daemon("Prolog=prolog", beside=[PROLOG])
+    assert result["log"] == ["reconfigure"] and len(result["diff"]) == 2
+    assert (node / "prolog").stat().st_mode & 0o7777 == 0o755
+    assert not daemon("Prolog=prolog", beside=[PROLOG])["changed"]
+    predicted = daemon("a=1", check=True)
+    assert predicted["changed"] and (node / "prolog").exists()
+    assert [entry["after"] for entry in predicted["diff"]] == ["a=1\n", ""]
+    assert daemon("a=1")["log"] == ["reconfigure"] and not (node / "prolog").exists()
+    assert not daemon("a=1")["changed"]
+
+
+def test_a_script_alone_that_changes_is_handed_on(daemon, node):
+    daemon("Prolog=prolog", beside=[PROLOG])
+    result = daemon("Prolog=prolog", beside=[{**PROLOG, "content": "#!/bin/bash\n"}])
+    assert result["log"] == ["reconfigure"] and (node / "prolog").read_text() == "#!/bin/bash\n"
+
+
+def test_a_script_that_went_with_what_slurmctld_can_not_use_is_back(daemon, node):
+    daemon("Prolog=prolog", beside=[PROLOG])
+    assert daemon("a=broken")["failed"]
+    assert conf(node) == "Prolog=prolog\n" and (node / "prolog").stat().st_mode & 0o7777 == 0o755
+
+
+def test_a_script_that_came_with_what_slurmctld_can_not_use_is_gone(daemon, node):
+    daemon("a=1")
+    assert daemon("SlurmctldPort=broken", beside=[PROLOG])["failed"]
+    assert not (node / "prolog").exists() and (node / "active").exists()
+
+
+def test_a_file_of_somebody_else_is_left_alone(daemon, node):
+    (node / "plugstack.conf").write_text("theirs")
+    daemon("a=1")
+    assert not daemon("a=1")["changed"] and (node / "plugstack.conf").read_text() == "theirs"

@@ -139,6 +139,41 @@ def test_five_thousand_nodes_in_four_classes_are_few_lines(plugin):
     assert all(len(line) < 200 for line in lines)
 
 
+def test_fragments_of_other_roles_lose_to_the_site(plugin, tmp_path, monkeypatch):
+    (tmp_path / "some_role" / "files").mkdir(parents=True)
+    (tmp_path / "some_role" / "files" / "prolog.sh").write_text("#!/bin/sh\n")
+    monkeypatch.setattr(plugin, "ROLES", tmp_path)
+    fragments = {
+        "__some_role_slurm_fragment": {
+            "parameters": {"Prolog": ["prolog"], "MpiDefault": "pmix"},
+            "files": [{"name": "prolog", "src": "prolog.sh", "mode": "0755"}],
+        },
+        "slurm_extra_files": {"files": [{"name": "mpi.conf", "content": "PMIxDebug=1\n"}]},
+    }
+    gathered = [
+        {"item": item, "hardware": HARDWARE, "cgroup": NO_CGROUP} for item in classes(plugin, {"c1": {}})
+    ]
+    layers = [*PARAMETERS, {"mpidefault": "pmi2"}]
+    made = plugin.slurm_files(gathered, parameters=layers, partitions=MAIN, groups={}, fragments=fragments)
+    assert [(file["path"], file.get("mode")) for file in made[:2]] == [
+        ("/etc/slurm/mpi.conf", "0644"),
+        ("/etc/slurm/prolog", "0755"),
+    ]
+    assert made[1]["content"] == "#!/bin/sh\n" and made[-1]["path"] == "/etc/slurm/slurm.conf"
+    assert "\nProlog=prolog\n" in made[-1]["content"] and "MpiDefault=pmi2\n" in made[-1]["content"]
+    fragments["__some_role_slurm_fragment"]["files"][0]["src"] = "none.sh"
+    with pytest.raises(
+        AnsibleFilterError, match=r"__some_role_slurm_fragment: src of the file prolog: .*none\.sh"
+    ):
+        plugin.slurm_files(gathered, parameters=layers, partitions=MAIN, groups={}, fragments=fragments)
+
+
+def test_a_site_that_writes_slurm_conf_itself_gets_the_lines(plugin):
+    assert plugin.slurm_conf_lines({"Prolog": ["a", "b"]}) == "Prolog=a\nProlog=b\n"
+    with pytest.raises(AnsibleFilterError, match="Prolog"):
+        plugin.slurm_conf_lines({"Prolog": "a#b"})
+
+
 def test_slurmd_asks_where_slurmctld_listens(plugin):
     text = plugin.slurmd_environment([{"SlurmctldPort": 6817}, {"slurmctldport": "6900-6910"}], "head")
     assert text.endswith('\nSLURMD_OPTIONS="--conf-server head:6900"\n')
