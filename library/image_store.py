@@ -134,7 +134,7 @@ from ansible.module_utils.image_check import Checker
 from ansible.module_utils.image_declaration import DeclarationError, Declared
 from ansible.module_utils.image_lock import Lock, Locked
 from ansible.module_utils.image_policy import Policy
-from ansible.module_utils.image_store import Store, StoreError
+from ansible.module_utils.image_store import Store, StoreError, check_folder
 
 
 class Run:
@@ -284,9 +284,7 @@ class Run:
 
     def _make_folder(self, path: str) -> None:
         if os.path.lexists(path):
-            status = Path(path).stat()
-            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-                raise StoreError(f"{path} can be written by others: take their permissions away")
+            check_folder(path)
             return
         self.changed = True
         if not self.check_mode:

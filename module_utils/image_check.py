@@ -27,7 +27,7 @@ from .image_rules import Contents, Image, Stat, Verdict, judge
 from .squashfs import Tool
 
 #: Raised when a rule changes its meaning: verdicts remembered from before are forgotten.
-VERSION = 1
+VERSION = 2
 #: The names of images in a folder.
 PATTERNS = ("*.sif",)
 
@@ -80,7 +80,11 @@ class Checker:
     def _batches(self, paths: Iterable[str]) -> Iterator[Tuple[List[Verdict], Dict[str, Image]]]:
         for path in paths:
             for one in self._expanded(path):
-                if _is_folder(one):
+                if one != path and _is_led_away(one, path):
+                    yield self._not_looked_at(
+                        one, "a symbolic link leads away from it, which is not followed"
+                    )
+                elif _is_folder(one):
                     yield from self._tree(one)
                 else:
                     verdict, image = self.examine(one)
@@ -106,12 +110,14 @@ class Checker:
             try:
                 below, verdicts, images = self._folder(folder)
             except OSError as error:
-                failure = ("readable", f"the folder can't be read: {error.strerror}")
-                image = Image(folder, os.path.realpath(folder), failure=failure)
-                yield [self.judge(image)], {folder: image}
+                yield self._not_looked_at(folder, f"the folder can't be read: {error.strerror}")
                 continue
             folders.extend(reversed(below))
             yield verdicts, images
+
+    def _not_looked_at(self, path: str, reason: str) -> Tuple[List[Verdict], Dict[str, Image]]:
+        image = Image(path, os.path.realpath(path), failure=("readable", reason))
+        return [self.judge(image)], {path: image}
 
     def _folder(self, folder: str) -> Tuple[List[str], List[Verdict], Dict[str, Image]]:
         """Return the folders in *folder*, and the verdicts on its images, both by name.
@@ -226,6 +232,18 @@ class Checker:
             # What a newer one lists was not known before.
             _tool_version() if self.needs.root else None,
         )
+
+
+def _is_led_away(path: str, pattern: str) -> bool:
+    """Whether *path*, which *pattern* matched, is in or below a link that its owner could let point anywhere.
+
+    What the pattern names itself is whoever wrote it knows; a link to a file is judged as one.
+    """
+    fixed = pattern.split("/")
+    named = next(number for number, one in enumerate(fixed) if glob.has_magic(one))
+    parts = path.split("/")
+    above = ["/".join(parts[:end]) for end in range(named + 1, len(parts) + 1)]
+    return any(os.path.islink(one) and _is_folder(one) for one in above)  # noqa: PTH114
 
 
 def _is_folder(path: str) -> bool:

@@ -338,15 +338,20 @@ def sources(image: Sif) -> Tuple[str, ...]:
 def definition_sources(text: str) -> List[str]:
     """Return what the stages of a definition begin from, as Apptainer takes it.
 
-    Source: apptainer, pkg/build/types/parser/deffile.go, functions All and doHeader.
+    A stage has several if its header names several places, whichever of them its agent asks.
+    Source: apptainer, pkg/build/types/parser/deffile.go, functions All and doHeader; the agents in
+    internal/pkg/build/sources.
     """
     result = []
     for stage in _STAGE.split(text):
         header = _header(stage)
         if header:
-            begin = header.get("from") or header.get("mirrorurl") or ""
             agent = header.get("bootstrap", "").lower()
-            result.append(f"{agent}://{begin}" if begin else agent)
+            # `From: library/python` with `Registry: elsewhere` is elsewhere/library/python.
+            begin = "/".join(header[key] for key in ("registry", "namespace", "from") if header.get(key))
+            others = [header[key] for key in sorted(header) if key == "library" or key.endswith("url")]
+            places = [place for place in (begin, *others) if place]
+            result.extend([f"{agent}://{place}" for place in places] or [agent])
     return result
 
 

@@ -207,6 +207,19 @@ def _signers(signers: Tuple[str, ...], required: int = 1) -> Signers:
     return Signers(signers, required)
 
 
+_read_signatures = typed.nested(
+    {"signers": Field(typed.items(signer, least=1), required=True), "required": Field(typed.integer(1))},
+    _signers,
+)
+
+
+def _signatures(value: object) -> Any:
+    # Null would be one of them, where somebody meant more.
+    if isinstance(value, Mapping) and value.get("required", 1) is None:
+        raise ValueError(".required: says nothing; leave it out if one is enough")
+    return _read_signatures(value)
+
+
 def _label_patterns(value: object) -> Dict[str, str]:
     """Read label → pattern of its value."""
     if not isinstance(value, Mapping) or not value:
@@ -237,15 +250,7 @@ _patterns = typed.items(typed.text(), least=1)
 #: The rules that a policy can have.
 RULES: Mapping[str, Field] = {
     "locked": Field(typed.boolean),
-    "signatures": Field(
-        typed.nested(
-            {
-                "signers": Field(typed.items(signer, least=1), required=True),
-                "required": Field(typed.integer(1)),
-            },
-            _signers,
-        )
-    ),
+    "signatures": Field(_signatures),
     "architectures": Field(
         typed.items(typed.choice(*(name for name in ARCHITECTURES.values() if name != "unknown")), least=1)
     ),
@@ -283,7 +288,19 @@ def _severities(value: object) -> Dict[str, str]:
 
 
 def _rules(value: object) -> Dict[str, Any]:
-    """Read rules; one with null is there, and says that it is not judged."""
+    """Read the rules of all images; one with null is one that somebody forgot to write to its end."""
+    result: Dict[str, Any] = typed.nested(RULES)(value)
+    assert isinstance(value, Mapping)  # noqa: S101 - or the line above had raised
+    empty = [key for key, one in value.items() if one is None]
+    if empty:
+        raise ValueError(
+            "\n".join(f".{key}: says nothing; leave it out if it is not demanded" for key in empty)
+        )
+    return result
+
+
+def _scope_rules(value: object) -> Dict[str, Any]:
+    """Read the rules of a scope; one with null is there, and says that it is not judged."""
     result = dict(typed.nested(RULES)(value))
     defaults = {one.name: one.default for one in fields(Rules)}
     assert isinstance(value, Mapping)  # noqa: S101 - or the line above had raised
@@ -298,8 +315,13 @@ def _check_scope(scope: Mapping[str, Any], where: str, problems: List[str]) -> N
                 f"{where}.{key}: is nothing for a scope with labels, which builders of images write: "
                 "name directories or digests instead"
             )
-    if not any(scope.get(key) is not None for key in ("directories", "digests", "labels")):
+    conditions = ("directories", "digests", "labels")
+    if not any(scope.get(key) is not None for key in conditions):
         problems.append(f"{where}: names no directories, digests or labels, so it is for no image")
+    else:
+        # The scope would be for more images than somebody meant.
+        empty = [key for key in conditions if key in scope and scope[key] is None]
+        problems.extend(f"{where}.{key}: says nothing; leave it out if any will do" for key in empty)
 
 
 def read(value: object, today: datetime.date) -> Policy:
@@ -323,7 +345,7 @@ def read(value: object, today: datetime.date) -> Policy:
             "directories": Field(typed.items(typed.text(_FOLDER, "an absolute path without . and .."), 1)),
             "digests": Field(typed.items(sha256, 1)),
             "labels": Field(_label_patterns),
-            "rules": Field(_rules),
+            "rules": Field(_scope_rules),
             "severities": Field(_severities),
             "waivers": Field(waivers(where)),
         }

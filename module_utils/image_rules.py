@@ -253,6 +253,10 @@ def _inside(
         allowed: Optional[Tuple[str, ...]] = getattr(case.rules, rule)
         if allowed is None:
             return
+        for one in case.contents.partitions:
+            # Apptainer mounts it over the rest.
+            if one.type == "overlay":
+                yield f"object {one.id} is an overlay, whose files nobody lists"
         root = case.contents.root
         if root is None:
             yield f"its files can't be listed: {case.contents.root_problem or 'nobody asked for them'}"

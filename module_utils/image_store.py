@@ -80,12 +80,7 @@ class Store:
             raise StoreError(f"{path}: {error.strerror}; make the folder of the store first") from error
         if not stat.S_ISDIR(status.st_mode):
             raise StoreError(f"{path} is no folder; give that of the store")
-        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-            owner, permissions = status.st_uid, stat.S_IMODE(status.st_mode)
-            raise StoreError(
-                f"{path} can be written by others (owner {owner}, mode {permissions:04o}): "
-                "take their permissions away, or they could publish what they want"
-            )
+        check_folder(self.path)
 
     def place(self, image: Locked) -> str:
         """Return where *image* is published."""
@@ -260,6 +255,20 @@ class Store:
     def _record(self, record: Quarantined) -> str:
         name = Locked(record.name, record.version, "", 0).file_name if record.version else record.name
         return f"{self.path}/{QUARANTINE}/{name}.{record.sha256[:16]}.{record.when}.json"
+
+
+def check_folder(path: str) -> None:
+    """Raise StoreError if others than its owner and root could put files into the folder *path*.
+
+    Whoever may write to a folder above it could put another one in its place, unless that one is sticky.
+    """
+    for folder in image_facts.folders(os.path.realpath(path)):
+        sticky = folder.mode & stat.S_ISVTX and folder.path != os.path.realpath(path)
+        if folder.uid not in (0, os.geteuid()) or (folder.mode & 0o022 and not sticky):
+            raise StoreError(
+                f"{folder.path} can be written by others (owner {folder.owner}, mode {folder.mode:04o}): "
+                "take their permissions away, or they could publish what they want"
+            )
 
 
 def judge_elsewhere(

@@ -27,6 +27,9 @@ from module_utils.sif_signers import Authenticity, TrustedKeys
 LOCK_NAME = Path("images.lock")
 _HEADER = "# Written by `fleet image lock` and playbooks/images.yml: comments are lost.\n"
 
+#: What YAML files may have: levels, and values, repeated ones counted each time.
+_DEPTH, _VALUES = 100, 1_000_000
+
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -138,10 +141,42 @@ def verifier(keys: TrustedKeys) -> Verifier:
     return Verifier(authenticate, image_keys.fingerprint(keys, time.time()))
 
 
+def _bound(text: bytes) -> None:
+    """Refuse what is short as text and without end as data: aliases of aliases, and too many levels.
+
+    A lock may come from a stranger. Raises ValueError, or what the parser raises.
+    """
+    sizes: dict[str, int] = {}
+    # Anchor and number of values of each collection that is not at its end.
+    within: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(text, Loader=_Base):
+        anchor, size = getattr(event, "anchor", None), 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            within.append((anchor, 1))
+            if len(within) > _DEPTH:
+                raise ValueError(f"it is nested more than {_DEPTH} times")
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"*{event.anchor} stands for what it is in, or for nothing")
+            size, anchor = sizes[event.anchor], None
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = within.pop()
+        elif not isinstance(event, yaml.ScalarEvent):
+            continue
+        if anchor:
+            sizes[anchor] = size
+        outer, before = within.pop()
+        within.append((outer, before + size))
+        if before + size > _VALUES:
+            raise ValueError(f"it has more than {_VALUES} values")
+
+
 def _yaml(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return yaml.load(file, Loader=_Loader)  # noqa: S506 - a safe one
+        content = path.read_bytes()
+        _bound(content)
+        return yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe one
     except OSError as error:
         raise FleetError(f"{path}: {error.strerror}", "give a YAML file that can be read") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

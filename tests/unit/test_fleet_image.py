@@ -103,13 +103,20 @@ def test_it_remembers_and_can_do_without(here, monkeypatch):
     assert "remove it" in fleet("check", ".", status=2)
 
 
+#: A few lines that stand for a thousand million values.
+BOMB = "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("nothing.yml", None, "nothing.yml: No such file or directory"),
         ("a.yml", "rules: [", "can't be understood: while parsing"),
         ("a.yml", "rules: {mode: '0644', mode: '0600'}", "mode is there twice"),
-        ("a.yml", "a: &a [*a]", "can't be understood: found unconstructable recursive node"),
+        ("a.yml", "a: &a [*a]", "*a stands for what it is in, or for nothing"),
+        ("a.yml", "[" * 100_000, "it is nested more than 100 times"),
+        ("a.yml", BOMB, "it has more than 1000000 values"),
+        ("a.yml", "a: &a {x: &b [1]}\nrules: {locked: *b}", "rules.locked: must be true or false, not [1]"),
         ("a.yml", "rules: !!python/object:os.system {}", "can't be understood"),
         ("a.yml", "\x00", "can't be understood"),
         ("a.yml", "", "must be a mapping of rules"),

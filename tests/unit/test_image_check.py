@@ -104,6 +104,28 @@ def test_links_to_folders_are_not_entered(store):
     assert verdicts == {**EXPECTED, "loop.sif": ["readable", "symlinks"], "link_1.sif": ["symlinks"]}
 
 
+@pytest.mark.parametrize(
+    ("link", "pattern"), [("eve/images", "*/images"), ("eve/a", "*/a/b"), ("eve", "e*/")]
+)
+def test_a_link_that_a_pattern_matches_leads_nowhere(store, tmp_path, link, pattern):
+    place, elsewhere = tmp_path / "scratch", tmp_path / "elsewhere"
+    (place / link).parent.mkdir(parents=True)
+    image_store.put(elsewhere / "b/x_1.sif", image_store.image())
+    (place / link).symlink_to(elsewhere)
+    (verdict,) = checker().check([f"{place}/{pattern}"])
+    assert verdict.path.rstrip("/").endswith(pattern.rstrip("/").replace("*", "eve").replace("eeve", "eve"))
+    assert [(one.rule, "not followed" in one.evidence) for one in verdict.findings] == [("readable", True)]
+
+
+def test_links_that_a_pattern_names_are_followed(store, tmp_path):
+    (tmp_path / "link").symlink_to(store)
+    (store / "link_1.sif").symlink_to("a_1.sif")
+    assert [one.path for one in checker().check([f"{tmp_path}/link/bel*"])] == [
+        f"{tmp_path}/link/below/c_1.sif"
+    ]
+    assert [one.findings for one in checker().check([f"{store}/link*.sif"])] == [()]
+
+
 def test_what_is_no_file_in_a_folder_has_a_verdict(store):
     os.mkfifo(store / "fifo.sif")
     assert found(checker().check([str(store)]), store)["fifo.sif"] == ["readable"]

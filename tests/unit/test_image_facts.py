@@ -331,6 +331,19 @@ def test_labels_that_cannot_be_read_are_a_problem_of_theirs_alone(tmp_path):
         ("# a comment\n\nBootstrap: docker\nFrom: a\n", ["docker://a"]),
         ("Bootstrap: docker\n  %post\nFrom: good\n", ["docker"]),
         ("From: evil\n Bootstrap: docker\n%post\nFrom: good\n", ["docker://evil"]),
+        (
+            "Bootstrap: docker\nRegistry: evil.example\nNamespace: x\nFrom: library/python\n",
+            ["docker://evil.example/x/library/python"],
+        ),
+        ("Bootstrap: docker\nNamespace: evil\nFrom: python\n", ["docker://evil/python"]),
+        (
+            "Bootstrap: yum\nFrom: good\nMirrorURL: http://evil/\nUpdateURL: http://worse/\n",
+            ["yum://good", "yum://http://evil/", "yum://http://worse/"],
+        ),
+        (
+            "Bootstrap: library\nFrom: debian\nLibrary: https://evil\n",
+            ["library://debian", "library://https://evil"],
+        ),
         ("%post\n  true\n", []),
         ("", []),
     ],

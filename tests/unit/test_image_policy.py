@@ -75,8 +75,11 @@ def test_a_rule_that_is_left_out_is_not_judged():
 
 
 @pytest.mark.parametrize("rule", sorted(image_policy.RULES))
-def test_null_is_not_judged(rule):
-    assert policy(rules={rule: None}).rules == policy().rules
+def test_null_is_not_judged_in_a_scope_and_nothing_but_a_mistake_elsewhere(rule):
+    scope = {"name": "x", "directories": ["/a"], "rules": {rule: None}}
+    assert policy(scopes=[scope]).demands("/a", None, {})[0].rules == policy().rules
+    with pytest.raises(PolicyError, match=rf"^rules\.{rule}: says nothing; leave it out"):
+        policy(rules={rule: None})
 
 
 def test_a_fingerprint_is_read_as_gpg_prints_it():
@@ -98,6 +101,14 @@ def test_a_fingerprint_is_read_as_gpg_prints_it():
         ),
         ({"rules": {"locked": "yes"}}, "rules.locked: must be true or false, not 'yes'"),
         ({"rules": {"signatures": {}}}, "rules.signatures.signers: is missing"),
+        (
+            {"rules": {"signatures": {"signers": [A, B], "required": None}}},
+            "rules.signatures.required: says nothing; leave it out if one is enough",
+        ),
+        (
+            {"scopes": [{"name": "x", "directories": None, "digests": [DIGEST], "rules": {}}]},
+            "scopes[1].directories: says nothing; leave it out if any will do",
+        ),
         ({"rules": {"signatures": {"signers": []}}}, "rules.signatures.signers: must not be empty"),
         (
             {"rules": {"signatures": {"signers": [A], "required": 2}}},

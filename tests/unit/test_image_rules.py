@@ -256,6 +256,12 @@ def test_files_that_cannot_be_listed_are_no_good_files(rule):
 
 
 @pytest.mark.parametrize("rule", INSIDE)
+def test_an_overlay_hides_no_files(rule):
+    found = said(contents(partitions=(PRIMARY, Partition(4, "squashfs", "overlay", "amd64"))), **{rule: []})
+    assert found == {rule: ["object 4 is an overlay, whose files nobody lists"]}
+
+
+@pytest.mark.parametrize("rule", INSIDE)
 def test_names_with_line_feeds_are_refused(rule):
     found = said(contents(root=ROOT_FILES._replace(strange=2, capabilities=None)), **{rule: []})
     assert found == {rule: ["2 lines of its list of files are none: names in it have line feeds"]}

@@ -247,7 +247,7 @@ def test_a_copy_that_differs_is_refused(folder, source, monkeypatch):
     [
         (lambda path: path.rmdir(), "No such file or directory; make the folder of the store first"),
         (lambda path: (path.rmdir(), path.write_text("")), "is no folder"),
-        (lambda path: path.chmod(0o777), "can be written by others .owner [0-9]+, mode 0777."),
+        (lambda path: path.chmod(0o777), r"can be written by others .owner \S+, mode 0777."),
         (lambda path: path.chmod(0o1777), "can be written by others"),
         (lambda path: path.chmod(0o775), "can be written by others"),
     ],
@@ -256,6 +256,15 @@ def test_a_folder_that_is_no_store_is_refused(folder, source, change, message):
     change(folder)
     with pytest.raises(StoreError, match=message):
         store(folder)
+
+
+def test_a_folder_above_that_others_can_write_to_is_refused(folder, source):
+    folder.parent.chmod(0o777)
+    with pytest.raises(StoreError, match=f"^{folder.parent} can be written by others"):
+        store(folder)
+    # As /tmp is, in which nobody can take away what is another one's.
+    folder.parent.chmod(0o1777)
+    store(folder)
 
 
 # --- full disks ---------------------------------------------------------------------------------------------
