@@ -21,7 +21,7 @@ EXPECTED = {
     "hostile": INSIDE,
     "labelled": ["labels"],
     "encrypted": sorted([*INSIDE, "encryption"]),
-    "overlay": ["file_systems", "overlay"],
+    "overlay": sorted([*INSIDE, "file_systems", "overlay"]),
     "tampered": ["locked", "signatures"],
     "cut": ["structure"],
 }
