@@ -34,9 +34,10 @@ molecule: $(BIN)/.dev   ## Lab tests and Molecule scenarios on booted nodes (roo
 test-vm: $(BIN)/.dev   ## Molecule scenarios on virtual machines, kernels of their own (root; slow without KVM)
 	tests/integration/run machines
 
-bench: $(BIN)/.runtime  ## Figures of this machine; nothing is asserted
+bench: $(BIN)/.dev  ## Figures of this machine; nothing is asserted (root)
 	tests/bench/lab_boot
 	tests/bench/image_digests
+	tests/bench/image_rescan
 
 docs: $(BIN)/.dev   ## Write role READMEs and reference pages anew
 	fleet docs

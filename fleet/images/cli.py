@@ -19,7 +19,7 @@ from rich.text import Text
 from fleet.errors import FleetError
 from fleet.images import files
 from fleet.paths import cache_home
-from module_utils import atomic_file, image_facts, image_lock, image_policy, image_store, sif
+from module_utils import image_facts, image_lock, image_policy, sif
 from module_utils.image_cache import Cache, CacheError
 from module_utils.image_check import Checker
 from module_utils.image_facts import Needs
@@ -273,12 +273,11 @@ def _promise(found: Image, lock: Lock | None) -> tuple[str | None, str]:
     if lock is not None:
         return None, f"images.lock has no {printable(name)}"
     try:
-        content = atomic_file.read(f"{found.path}.sha256")
-        if content is None:
-            return None, ""
-        digest = image_store.read_digest(content, name)
+        digest = files.read_digest(Path(f"{found.path}.sha256"), name)
     except (OSError, ValueError) as error:
         return ".sha256", f"the .sha256 beside it can't be used: {error}"
+    if digest is None:
+        return None, ""
     return ".sha256", "" if digest == found.contents.sha256 else f"the .sha256 beside it says {digest}"
 
 
@@ -316,6 +315,8 @@ def _locked(found: Image, name: str | None, version: str | None, source: str | N
 def _read_lock(path: Path | None) -> Lock | None:
     if path is None and not files.LOCK_NAME.exists():
         return None
+    if path is None and not files.LOCK_NAME.is_file():
+        raise FleetError(f"{files.LOCK_NAME} of this folder is no regular file", "give --lock")
     return files.read_lock(path or files.LOCK_NAME)
 
 

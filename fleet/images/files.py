@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import fcntl
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import yaml
 
 from fleet.errors import FleetError
 from fleet.images.signers import LocalAuthenticator
-from module_utils import atomic_file, image_keys, image_lock, image_policy
+from module_utils import atomic_file, image_keys, image_lock, image_policy, image_store
 from module_utils.image_facts import Verifier
 from module_utils.image_lock import Lock
 from module_utils.image_policy import Policy
@@ -27,8 +28,8 @@ from module_utils.sif_signers import Authenticity, TrustedKeys
 LOCK_NAME = Path("images.lock")
 _HEADER = "# Written by `fleet image lock` and playbooks/images.yml: comments are lost.\n"
 
-#: What YAML files may have: levels, and values, repeated ones counted each time.
-_DEPTH, _VALUES = 100, 1_000_000
+#: What YAML files may have: bytes, levels, and values, repeated ones counted each time.
+_BYTES, _DEPTH, _VALUES = 64 * 2**20, 100, 1_000_000
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -124,6 +125,21 @@ def read_keys(paths: Sequence[Path]) -> TrustedKeys:
         raise FleetError(str(error), "export it with gpg --armor --export") from error
 
 
+def read_digest(path: Path, name: str) -> str | None:
+    """The digest in a file ``NAME.sha256``, None if there is none; whoever put it there may want us to wait.
+
+    Raises OSError, and ValueError if it is none, or for another file than ``name``.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("it is no regular file")
+        return image_store.read_digest(file.read(4096), name)
+
+
 def verifier(keys: TrustedKeys) -> Verifier:
     """What verifies signatures with these keys in this process, from whatever thread.
 
@@ -174,7 +190,10 @@ def _bound(text: bytes) -> None:
 
 def _yaml(path: Path) -> Any:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_BYTES + 1)
+        if len(content) > _BYTES:
+            raise ValueError(f"it has more than {_BYTES} bytes")
         _bound(content)
         return yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe one
     except OSError as error:

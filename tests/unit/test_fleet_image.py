@@ -204,6 +204,18 @@ def test_the_digest_beside_an_image_counts_without_a_lock(here):
     assert "can't be used: it is not what sha256sum writes" in fleet("verify", "--json", ".", status=1)
 
 
+def test_nobody_makes_it_wait_or_read_without_end(here):
+    beside, lock = here / "hello_1.0.sif.sha256", here / "images.lock"
+    os.mkfifo(beside)
+    assert "can't be used: it is no regular file" in fleet("verify", ".", status=1)
+    os.mkfifo(lock)
+    assert "images.lock of this folder is no regular file" in fleet("verify", ".", status=2)
+    lock.unlink()
+    with lock.open("wb") as file:
+        file.truncate(100 * 2**30)
+    assert "it has more than 67108864 bytes" in fleet("verify", ".", status=2)
+
+
 def test_without_a_promise_nothing_is_verified(here):
     (row,) = json.loads(fleet("verify", "--json", ".", status=1))
     assert row["problems"] == ["nothing says what it has to be: give --lock or --key"]

@@ -1,4 +1,4 @@
-"""The unit tests of what unsquashfs lists, where there is one: a machine that runs unit tests need not have it."""
+"""The unit tests of what unsquashfs lists, where there is one: machines that run them need not have it."""
 
 import io
 import subprocess
@@ -17,10 +17,12 @@ python3 -m pytest -q -rs -p no:cacheprovider -c /dev/null --rootdir . -o pythonp
 def test_none_is_skipped_and_all_pass(lab_state):
     sent = io.BytesIO()
     with tarfile.open(fileobj=sent, mode="w:gz") as archive:
-        for name in (*TESTS, "module_utils", *(f"tests/{path.name}" for path in PROJECT.glob("tests/*_*.py"))):
+        helpers = [f"tests/{path.name}" for path in PROJECT.glob("tests/*_*.py")]
+        for name in (*TESTS, "module_utils", *helpers):
             archive.add(PROJECT / name, name)
     # As root, who may read a file system as nobody.
-    argv = ["ssh", "-F", str(lab_state / "ssh_config"), "-l", "root", "node", RUN.format(tests=" ".join(TESTS))]
+    login = ["ssh", "-F", str(lab_state / "ssh_config"), "-l", "root", "node"]
+    argv = [*login, RUN.format(tests=" ".join(TESTS))]
     ended = subprocess.run(argv, input=sent.getvalue(), capture_output=True, check=False)
     said = ended.stdout.decode() + ended.stderr.decode()
     assert ended.returncode == 0, said
