@@ -11,7 +11,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 TESTS = ("tests/unit/test_squashfs.py", "tests/unit/test_image_check.py")
 RUN = """set -eu
 rm -rf unsquashfs && mkdir unsquashfs && cd unsquashfs && tar xz
-python3 -m pytest -q -rs -p no:cacheprovider -c /dev/null --rootdir . -o pythonpath='. tests' {tests}"""
+PYTHONPATH=.:tests python3 -m pytest -q -rs -p no:cacheprovider -c /dev/null --rootdir . {tests}"""
 
 
 def test_none_is_skipped_and_all_pass(lab_state):
