@@ -505,7 +505,10 @@ def test_signatures_and_digest_are_one_reading(tmp_path, monkeypatch):
         ({"rules": {"bootstrap_sources": ["x"]}}, {"sources"}),
         ({"rules": {"signatures": {"signers": ["A" * 40]}}}, {"signatures"}),
         ({"rules": {"setuid_files": []}}, {"root"}),
-        ({"rules": {"device_nodes": None}}, set()),
+        (
+            {"scopes": [{"name": "a", "directories": ["/a"], "rules": {"device_nodes": None}}]},
+            set(),
+        ),
         ({"scopes": [{"name": "a", "labels": {"x": "*"}}]}, {"labels"}),
         ({"scopes": [{"name": "a", "directories": ["/a"], "rules": {"writable_folders": []}}]}, {"root"}),
     ],
