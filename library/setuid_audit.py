@@ -117,7 +117,7 @@ import pwd
 from pathlib import Path
 from typing import Dict, List
 
-from ansible.module_utils import setuid_audit
+from ansible.module_utils import mounts, setuid_audit
 from ansible.module_utils.basic import AnsibleModule
 
 
@@ -163,9 +163,9 @@ def main() -> None:
         module.fail_json(msg="deadline: give at least one second")
     try:
         # Mount points may be of any encoding, as paths are.
-        mountinfo = os.fsdecode(Path(setuid_audit.MOUNTINFO).read_bytes())
+        mountinfo = os.fsdecode(Path(mounts.MOUNTINFO).read_bytes())
     except OSError as error:
-        module.fail_json(msg=f"{setuid_audit.MOUNTINFO} can't be read: {error.strerror}")
+        module.fail_json(msg=f"{mounts.MOUNTINFO} can't be read: {error.strerror}")
     roots = [os.path.realpath(root) for root in module.params["roots"]]
     audit = setuid_audit.audit(module.params["deadline"], mountinfo, roots)
     findings = sorted(audit.findings, key=lambda finding: finding.path)

@@ -31,6 +31,7 @@ from . import (
 )
 from .apptainer_conf_releases import Value
 from .apptainer_rules import FileFact, Keyring, Mount, Node, PathFact
+from .mounts import NETWORK_TYPES, parse
 
 #: The files that setuid mode has to have, and those that it reads if they are there.
 _FILES: Mapping[str, bool] = {
@@ -42,11 +43,6 @@ _FILES: Mapping[str, bool] = {
     "dmtcp-conf.yaml": False,
 }
 _MOST_LINKS = 40  # as the kernel: path_resolution(7)
-_PARAMETERS = (
-    "user.max_user_namespaces",
-    "kernel.unprivileged_userns_clone",
-    "kernel.apparmor_restrict_unprivileged_userns",
-)
 
 
 class Root(NamedTuple):
@@ -76,7 +72,7 @@ def gather(run: apptainer_packages.Run, profile: Optional[str], root: Root = Roo
         return Node(profile=profile)
     release = re.match(r"[0-9]+\.[0-9]+\.[0-9]+", program.version or "")
     packages = _packages(run)
-    open_to_users, why = user_namespaces(root)
+    open_to_users, why = kernel_parameters.user_namespaces(root.path)
     code, out, _ = run([program.path, "--config", os.devnull, "buildcfg", "APPTAINER_CONFDIR"])
     folder = out.strip() if code == 0 and out.startswith("/") else "/etc/apptainer"
     return describe(
@@ -125,34 +121,9 @@ def describe(node: Node, folder: str, root: Root) -> Node:
     return replace(found, paths={path: look(path, mounts, root) for path in _paths(found)})
 
 
-def user_namespaces(root: Root) -> Tuple[Optional[bool], str]:
-    """Return whether users can create user namespaces, and the kernel parameter that decides.
-
-    Source: user_namespaces(7); Debian's kernel.unprivileged_userns_clone; Ubuntu's AppArmor restriction, from
-    which a profile excepts Apptainer.
-    """
-    most, clone, restricted = (
-        kernel_parameters.running_value(name, str(root.real("/proc/sys"))) for name in _PARAMETERS
-    )
-    if most == "0":
-        return False, f"{_PARAMETERS[0]} = 0"
-    if clone == "0":
-        return False, f"{_PARAMETERS[1]} = 0"
-    if restricted == "1" and not root.real("/etc/apparmor.d/apptainer").exists():
-        return False, f"{_PARAMETERS[2]} = 1, and there is no /etc/apparmor.d/apptainer"
-    return (None, "") if most is None else (True, f"{_PARAMETERS[0]} = {most}")
-
-
 def mounted(mountinfo: str) -> List[Mount]:
     """Return the mounts in ``/proc/self/mountinfo`` (proc(5)), in its order."""
-    mounts = []
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, kind = before.split(" "), after.split(" ")[0]
-        if len(fields) > 4 and kind:  # noqa: PLR2004 - the fifth is the mount point
-            path = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), fields[4])
-            mounts.append(Mount(path, kind))
-    return mounts
+    return [Mount(mount.path, mount.type) for mount in parse(mountinfo)]
 
 
 def look(path: str, mounts: Sequence[Mount], root: Root) -> PathFact:
@@ -193,7 +164,7 @@ def look(path: str, mounts: Sequence[Mount], root: Root) -> PathFact:
     return PathFact(True, writable, _siblings(current, root), current)
 
 
-_REMOTE = apptainer_rules.NETWORK | {"autofs"}
+_REMOTE = NETWORK_TYPES | {"autofs"}
 
 
 def _others_write(status: os.stat_result) -> bool:

@@ -31,16 +31,9 @@ from .apptainer_capability import ROOT_EQUIVALENT, Grants
 from .apptainer_conf_lint import Problem
 from .apptainer_conf_releases import Value
 from .apptainer_waivers import Waiver
+from .mounts import NETWORK_TYPES
 
 ERROR, WARNING = "error", "warning"
-
-#: File systems whose server may be away, so that to look at them may take forever.
-NETWORK = frozenset(
-    (
-        *("9p", "afs", "beegfs", "ceph", "cifs", "cvmfs2", "fuse.ceph", "fuse.cvmfs2", "fuse.glusterfs"),
-        *("fuse.sshfs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "panfs", "pvfs2", "smb3", "wekafs"),
-    )
-)
 
 
 class Mount(NamedTuple):
@@ -318,7 +311,7 @@ def _network_binds(node: Node) -> Iterator[Hit]:
         guarded = node.value("mount slave") == "yes" and any(mount.kind == "autofs" for mount in above)
         # Of two at one place the later one is seen.
         cover = max(reversed(above), key=lambda mount: len(mount.path), default=None)
-        if cover and cover.kind in NETWORK and not guarded:
+        if cover and cover.kind in NETWORK_TYPES and not guarded:
             yield Hit(path, f"on {cover.kind}, mounted at {cover.path}")
 
 

@@ -16,6 +16,11 @@ PROC_SYS = "/proc/sys"
 
 HEADER = "# Written by Ansible (module kernel_parameters); changes made here are lost.\n"
 
+_USER_NAMESPACES = (
+    "user.max_user_namespaces",
+    "kernel.unprivileged_userns_clone",
+    "kernel.apparmor_restrict_unprivileged_userns",
+)
 _NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_:-]+)+")
 
 
@@ -91,6 +96,24 @@ def running_value(name: str, proc_sys: str = PROC_SYS) -> Optional[str]:
         return None
     except OSError as error:
         raise KernelParameterError(f"{name} can't be read: {error.strerror}") from error
+
+
+def user_namespaces(root: str = "/") -> Tuple[Optional[bool], str]:
+    """Return whether users can create user namespaces, None if unknown, and the parameter that decides.
+
+    Source: user_namespaces(7); Debian's kernel.unprivileged_userns_clone; Ubuntu's AppArmor restriction, from
+    which a profile excepts Apptainer.
+    """
+    most, clone, restricted = (
+        running_value(name, str(Path(root, PROC_SYS.lstrip("/")))) for name in _USER_NAMESPACES
+    )
+    if most == "0":
+        return False, f"{_USER_NAMESPACES[0]} = 0"
+    if clone == "0":
+        return False, f"{_USER_NAMESPACES[1]} = 0"
+    if restricted == "1" and not Path(root, "etc/apparmor.d/apptainer").exists():
+        return False, f"{_USER_NAMESPACES[2]} = 1, and there is no /etc/apparmor.d/apptainer"
+    return (None, "") if most is None else (True, f"{_USER_NAMESPACES[0]} = {most}")
 
 
 def check_limit(limit: Limit, value: str, where: str) -> None:

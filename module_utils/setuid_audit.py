@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import time
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
-MOUNTINFO = "/proc/self/mountinfo"
+from .mounts import PSEUDO_TYPES, Mount, parse
 
 # On disks or in memory of the node itself; the roots of diskless nodes are tmpfs, overlay and squashfs.
 LOCAL_TYPES = frozenset(
@@ -23,13 +22,6 @@ LOCAL_TYPES = frozenset(
     + ["nilfs2", "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "udf", "ufs"]
     + ["vfat", "xfs", "zfs"]
 )
-# Not worth a word in a report: the kernel's own, without files that anybody installed.
-PSEUDO_TYPES = frozenset(
-    ["autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs"]
-    + ["efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "resctrl", "rpc_pipefs"]
-    + ["securityfs", "selinuxfs", "sysfs", "tracefs"]
-)
-
 # The setuid programs of Singularity 2.0 to 2.6 and, since 3.0, of all of its descendants.
 SETUID_NAMES = frozenset(
     ["starter-suid", "sexec", "sexec-suid", "start-suid", "import-suid", "export-suid", "mount-suid"]
@@ -43,19 +35,6 @@ LIKELY = ("/etc", "/usr/local", "/usr/libexec", "/usr/bin", "/usr/sbin", "/opt",
 
 # In a report, that many; their number is told anyway.
 MAX_UNREADABLE = 100
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A mount of mountinfo; *device* is ``major:minor``, *root* the folder of that file system."""
-
-    number: int
-    parent: int
-    device: str
-    root: str
-    path: str
-    options: Tuple[str, ...]
-    type: str
 
 
 @dataclass(frozen=True)
@@ -86,31 +65,6 @@ class Audit:
     unreadable_count: int = 0
     entries: int = 0
     stopped_at: Optional[str] = None
-
-
-def parse_mountinfo(text: str) -> List[Mount]:
-    """Return the mounts of a /proc/PID/mountinfo, in its order. Lines that are none are left out."""
-    mounts = []
-    for line in text.splitlines():
-        left, separator, right = line.partition(" - ")
-        fields, described = left.split(" "), right.split(" ")
-        if separator and len(fields) >= 6 and described[0]:  # noqa: PLR2004 - proc(5)
-            mounts.append(
-                Mount(
-                    int(fields[0]),
-                    int(fields[1]),
-                    fields[2],
-                    _unescape(fields[3]),
-                    _unescape(fields[4]),
-                    tuple(fields[5].split(",")),
-                    described[0],
-                )
-            )
-    return mounts
-
-
-def _unescape(path: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), path)
 
 
 def visible(mounts: Sequence[Mount]) -> Dict[str, Mount]:
@@ -186,7 +140,7 @@ def audit(
     meanwhile is none; one that can't be read is reported.
     """
     result = Audit()
-    mounts = visible(parse_mountinfo(mountinfo))
+    mounts = visible(parse(mountinfo))
     points = starting_points(mounts)
     walk = _Walk(result, mounts, clock, clock() + seconds)
     for root in roots:

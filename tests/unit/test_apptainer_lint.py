@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from module_utils import apptainer_facts, openpgp
-from module_utils.apptainer_facts import Root, look, mounted, user_namespaces
+from module_utils.apptainer_facts import Root, look, mounted
 from module_utils.apptainer_rules import Mount, Node, PathFact, judge
+from module_utils.kernel_parameters import user_namespaces
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="files of root are needed")
 MOUNTINFO = (
@@ -152,14 +153,14 @@ def test_mounts_are_read() -> None:
 def test_user_namespaces(tmp_path: Path, files: dict[str, str], open_to_users: bool | None, why: str) -> None:
     for name, value in files.items():
         write(tmp_path, f"/proc/sys/{name}", value + "\n")
-    assert user_namespaces(Root(str(tmp_path))) == (open_to_users, why)
+    assert user_namespaces(str(tmp_path)) == (open_to_users, why)
 
 
 def test_a_profile_excepts_apptainer_from_the_restriction(tmp_path: Path) -> None:
     write(tmp_path, "/proc/sys/user/max_user_namespaces", "9")
     write(tmp_path, "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1")
     write(tmp_path, "/etc/apparmor.d/apptainer", "")
-    assert user_namespaces(Root(str(tmp_path)))[0] is True
+    assert user_namespaces(str(tmp_path))[0] is True
 
 
 # --- paths --------------------------------------------------------------------------------------------------

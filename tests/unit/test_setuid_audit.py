@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from module_utils import setuid_audit
+from module_utils.mounts import PSEUDO_TYPES, parse
 from module_utils.setuid_audit import audit
 
 ROOT = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
@@ -78,7 +79,7 @@ def test_other_file_systems_are_not_entered(tree, kind):
     table = ROOT + mount(2, tree / "opt", kind)
     result = audit(60, table, [str(tree)])
     assert "opt/old/libexec/singularity/bin/starter-suid" not in paths(result, tree)
-    assert bool(result.not_entered) is (kind not in setuid_audit.PSEUDO_TYPES)
+    assert bool(result.not_entered) is (kind not in PSEUDO_TYPES)
 
 
 def test_a_local_one_is_entered_once_wherever_it_is_shown(tree):
@@ -96,7 +97,7 @@ def test_a_local_one_below_a_network_one_is_not_entered(tree):
 
 
 def test_a_hidden_mount_is_none():
-    mounts = setuid_audit.parse_mountinfo(
+    mounts = parse(
         ROOT
         + mount(2, "/a", "xfs", "8:2")
         + mount(3, "/a/b", "xfs", "8:3", parent=2)
@@ -190,7 +191,7 @@ def module(ansible_module, monkeypatch, tmp_path):
     runner = ansible_module("setuid_audit")
     table = tmp_path.parent / f"{tmp_path.name}.mountinfo"
     table.write_text(ROOT)
-    monkeypatch.setattr(runner.plugin.setuid_audit, "MOUNTINFO", str(table))
+    monkeypatch.setattr(runner.plugin.mounts, "MOUNTINFO", str(table))
     return runner
 
 
