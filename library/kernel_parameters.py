@@ -107,112 +107,19 @@ skipped_parameters:
   sample: [kernel.unprivileged_userns_clone]
 """
 
-import os
-from typing import Dict, List
-
-from ansible.module_utils import atomic_file, kernel_parameters, sysctl_files
+from ansible.module_utils import kernel_parameters
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.kernel_parameters import KernelParameterError, Limit
-from ansible.module_utils.sysctl_files import Setting
-
-# What lies there is the distribution's, and no sign of hardening.
-VENDOR = ("/usr/lib/", "/lib/")
-
-
-def lost(values: Dict[str, str], limits: List[Limit], settings: List[Setting]) -> List[str]:
-    """Return what is wrong after the next boot: values that other files undo, or that a limit forbids."""
-    problems = [
-        f"{setting.describe()}, is read later at a boot and undoes {setting.name} = {values[setting.name]}"
-        for setting in sysctl_files.lost(values, settings)
-    ]
-    for limit in limits:
-        setting = sysctl_files.last(settings, limit.name)
-        if limit.name not in values and setting is not None:
-            try:
-                kernel_parameters.check_limit(limit, setting.value, "the next boot")
-            except KernelParameterError as error:
-                problems.append(f"{error}. It comes from {setting.describe()}")
-    return problems
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "path": {"type": "path", "required": True},
-            "parameters": {"type": "dict", "required": True},
-            "conflicts": {"type": "str", "choices": ["refuse", "report"], "default": "refuse"},
-            "report": {"type": "list", "elements": "str", "default": []},
-            "limits": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "minimum": {"type": "int"},
-                    "maximum": {"type": "int"},
-                    "reason": {"type": "str", "required": True},
-                },
-            },
-        },
-        supports_check_mode=True,
-    )
-    path = module.params["path"]
-    limits = [kernel_parameters.Limit(**limit) for limit in module.params["limits"]]
-    settings: List[Setting] = []
+    module = AnsibleModule(argument_spec=dict(kernel_parameters.SPEC), supports_check_mode=True)
     try:
-        names = [*module.params["parameters"], *(limit.name for limit in limits)]
-        settings = sysctl_files.others(names, path, sysctl_files.FOLDERS, sysctl_files.SYSCTL_CONF)
-        plan = kernel_parameters.plan(module.params["parameters"], limits, kernel_parameters.PROC_SYS)
-        running = {
-            name: kernel_parameters.running_value(name, kernel_parameters.PROC_SYS)
-            for name in module.params["report"]
-        }
-        problems = lost(plan.values, limits, settings)
-        if problems and module.params["conflicts"] == "refuse":
-            raise KernelParameterError(
-                "; ".join(problems) + ": remove that line, or the hardening that writes it"
-            )
-        old = (atomic_file.read(path) or b"").decode(errors="surrogateescape")
-        if not module.check_mode:
-            for change in plan.changes:
-                kernel_parameters.apply(change, kernel_parameters.PROC_SYS)
-            if old != plan.text:
-                atomic_file.replace(path, plan.text.encode(), owner=(0, 0) if os.geteuid() == 0 else None)
-    except KernelParameterError as error:
-        message = str(error)
-        # Whoever set what is wrong now; the other messages have it already.
-        origins = [s.describe() for s in settings if message.startswith(s.name) and s.path not in message]
-        module.fail_json(msg=message + "".join(f". There is {origin}" for origin in origins))
-    except OSError as error:
-        module.fail_json(msg=f"{path} can't be written: {error.filename}: {error.strerror}")
-
-    overruled = sysctl_files.overruled(plan.values, settings)
-    for problem in problems:
-        module.warn(problem)
-    for setting in overruled:
-        if not setting.path.startswith(VENDOR):
-            module.warn(f"{setting.describe()}, contradicts {path}, which is read later and wins at a boot")
-
-    def values(attribute: str) -> str:
-        return "".join(f"{change.name} = {getattr(change, attribute)}\n" for change in plan.changes)
-
-    module.exit_json(
-        changed=bool(plan.changes) or old != plan.text,
-        changes=[{"name": c.name, "before": c.running, "after": c.wanted} for c in plan.changes],
-        skipped_parameters=list(plan.skipped),
-        running=running,
-        lost=problems,
-        overruled=[setting.describe() for setting in overruled],
-        diff=[
-            {"before_header": path, "after_header": path, "before": old, "after": plan.text},
-            {
-                "before_header": "running kernel",
-                "after_header": "running kernel",
-                "before": values("running"),
-                "after": values("wanted"),
-            },
-        ],
-    )
+        result = kernel_parameters.bring(module.params, module.check_mode)
+    except kernel_parameters.KernelParameterError as error:
+        module.fail_json(msg=str(error))
+    for text in result.pop("warnings"):
+        module.warn(text)
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

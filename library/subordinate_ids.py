@@ -75,132 +75,22 @@ users:
   type: int
 """
 
-import contextlib
-import fcntl
-import os
-import pwd
-import re
-import time
-from pathlib import Path
-from typing import Dict, Iterator, List, Sequence
-
-from ansible.module_utils import atomic_file, subordinate_ids
+from ansible.module_utils import subordinate_id_files, subordinate_ids
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.subordinate_ids import SubordinateIDError
-
-PASSWD = "/etc/passwd"  # noqa: S105
-GROUP = "/etc/group"
-NSSWITCH = "/etc/nsswitch.conf"
-# As long as lckpwdf(3), with which useradd and usermod lock the same files, waits.
-LOCK_SECONDS = 15
-
-
-@contextlib.contextmanager
-def locked(path: str) -> Iterator[None]:
-    """Keep useradd and its like out, which lock all such files by one in the same folder."""
-    with Path(path).with_name(".pwd.lock").open("ab") as lock:
-        Path(lock.name).chmod(0o600)
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise SubordinateIDError(f"another program keeps {lock.name} locked") from error
-                time.sleep(0.1)
-        yield
-
-
-def read(path: str) -> str:
-    return os.fsdecode(atomic_file.read(path) or b"")
-
-
-def numbers(path: str) -> List[int]:
-    """Return the IDs in a passwd(5) or group(5) file; the directory service may have millions more."""
-    fields = (line.split(":") for line in read(path).split("\n"))
-    return [int(field[2]) for field in fields if len(field) > 2 and field[2].isdecimal()]  # noqa: PLR2004
-
-
-def aliases(owners: Sequence[str]) -> Dict[str, str]:
-    """Return the other name, or number, of each of *owners*, where it has one."""
-    result: Dict[str, str] = {}
-    for owner in owners:
-        with contextlib.suppress(KeyError, OverflowError):
-            known = pwd.getpwuid(int(owner)) if owner.isdigit() else pwd.getpwnam(owner)
-            result[owner] = known.pw_name if owner.isdigit() else str(known.pw_uid)
-    return result
-
-
-def check_once(users: Sequence[str]) -> None:
-    """Raise SubordinateIDError for a user who is listed by name and by number."""
-    listed = set(users)
-    if any(user.isdigit() for user in users):
-        names = [user for user in users if not user.isdigit()]
-        for name, number in aliases(names).items():
-            if number in listed:
-                raise SubordinateIDError(f"users: {name} and {number} are the same user: list one of them")
-
-
-def subid_sources(text: str) -> str:
-    """Return what nsswitch.conf names as the source of subordinate IDs, or "files"."""
-    match = re.search(r"(?m)^[ \t]*subid[ \t]*:[ \t]*([^#\n]*)", text)
-    return match.group(1).strip() if match else "files"
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "users": {"type": "list", "elements": "raw", "required": True},
-            "start": {"type": "int", "default": 100_000},
-            "count": {"type": "int", "default": 65_536},
-            "existing": {"type": "str", "choices": ["keep", "replace"], "default": "keep"},
-            "subuid": {"type": "path", "default": "/etc/subuid"},
-            "subgid": {"type": "path", "default": "/etc/subgid"},
-        },
-        supports_check_mode=True,
-    )
-    paths = module.params["subuid"], module.params["subgid"]
+    module = AnsibleModule(argument_spec=dict(subordinate_id_files.SPEC), supports_check_mode=True)
     try:
-        users = subordinate_ids.expand(module.params["users"])
-        check_once(users)
-        with contextlib.nullcontext() if module.check_mode else locked(paths[0]):
-            old = read(paths[0]), read(paths[1])
-            owners = sorted({name for text in old for name in subordinate_ids.other_names(text, users)})
-            listed = [int(user) for user in users if user.isdigit()]
-            plan = subordinate_ids.plan(
-                users,
-                (
-                    subordinate_ids.File(paths[0], old[0], tuple(numbers(PASSWD) + listed)),
-                    subordinate_ids.File(paths[1], old[1], tuple(numbers(GROUP))),
-                ),
-                start=module.params["start"],
-                count=module.params["count"],
-                replace=module.params["existing"] == "replace",
-                aliases=aliases(owners),
-            )
-            if not module.check_mode:
-                for path, before, after in zip(paths, old, plan.texts):  # noqa: B905 - Python 3.8
-                    if before != after:
-                        owner = (0, 0) if os.geteuid() == 0 else None
-                        atomic_file.replace(path, os.fsencode(after), owner=owner)
-    except SubordinateIDError as error:
+        result = subordinate_id_files.bring(module.params, module.check_mode)
+    except subordinate_ids.SubordinateIDError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")
-
-    sources = subid_sources(read(NSSWITCH))
-    if "files" not in sources.split():
-        module.warn(
-            f"{NSSWITCH} takes subordinate IDs from {sources!r}: {paths[0]} and {paths[1]} mean nothing"
-        )
-    result = {"changed": old != plan.texts, "assigned": len(plan.assigned), "users": len(users)}
-    # Half a megabyte with 5,000 users, so not where nobody looks at it.
-    if module._diff and result["changed"]:
-        result["diff"] = [
-            {"before_header": path, "after_header": path, "before": before, "after": after}
-            for path, before, after in zip(paths, old, plan.texts)  # noqa: B905 - Python 3.8
-        ]
+    for text in result.pop("warnings"):
+        module.warn(text)
+    if not (module._diff and result["diff"]):
+        del result["diff"]
     module.exit_json(**result)
 
 

@@ -10,9 +10,32 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from . import atomic_file, sysctl_files
 
 PROC_SYS = "/proc/sys"
+
+#: What lies there is the distribution's, and no sign of hardening.
+VENDOR = ("/usr/lib/", "/lib/")
+#: The arguments of the modules that call `bring`.
+SPEC: Mapping[str, Any] = {
+    "path": {"type": "path", "required": True},
+    "parameters": {"type": "dict", "required": True},
+    "conflicts": {"type": "str", "choices": ["refuse", "report"], "default": "refuse"},
+    "report": {"type": "list", "elements": "str", "default": []},
+    "limits": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "minimum": {"type": "int"},
+            "maximum": {"type": "int"},
+            "reason": {"type": "str", "required": True},
+        },
+    },
+}
 
 HEADER = "# Written by Ansible (module kernel_parameters); changes made here are lost.\n"
 
@@ -201,3 +224,78 @@ def _read_only(change: Change) -> str:
         f"as it is in a container: set it to {change.wanted} on the machine that this node runs on, "
         f"or ask for {change.running} here"
     )
+
+
+def bring(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
+    """Bring the node to *params*, or with *check* only predict it; return the result of a module.
+
+    params: values of `SPEC`. The result has ``warnings``, too. Raises KernelParameterError.
+    """
+    path = params["path"]
+    settings: List[sysctl_files.Setting] = []
+    limits = [Limit(**limit) for limit in params["limits"]]
+    try:
+        names = [*params["parameters"], *(limit.name for limit in limits)]
+        settings = sysctl_files.others(names, path, sysctl_files.FOLDERS, sysctl_files.SYSCTL_CONF)
+        wanted = plan(params["parameters"], limits, PROC_SYS)
+        running = {name: running_value(name, PROC_SYS) for name in params["report"]}
+        lost = _lost(wanted.values, limits, settings)
+        if lost and params["conflicts"] == "refuse":
+            raise KernelParameterError(
+                "; ".join(lost) + ": remove that line, or the hardening that writes it"
+            )
+        old = (atomic_file.read(path) or b"").decode(errors="surrogateescape")
+        if not check:
+            for change in wanted.changes:
+                apply(change, PROC_SYS)
+            if old != wanted.text:
+                atomic_file.replace(path, wanted.text.encode(), owner=(0, 0) if os.geteuid() == 0 else None)
+    except KernelParameterError as error:
+        message = str(error)
+        # Whoever set what is wrong now; the other messages have it already.
+        origins = [s.describe() for s in settings if message.startswith(s.name) and s.path not in message]
+        raise KernelParameterError(message + "".join(f". There is {origin}" for origin in origins)) from error
+    except OSError as error:
+        raise KernelParameterError(f"{path} can't be written: {error.filename}: {error.strerror}") from error
+    overruled = sysctl_files.overruled(wanted.values, settings)
+    return {
+        "changed": bool(wanted.changes) or old != wanted.text,
+        "changes": [{"name": c.name, "before": c.running, "after": c.wanted} for c in wanted.changes],
+        "skipped_parameters": list(wanted.skipped),
+        "running": running,
+        "lost": lost,
+        "overruled": [setting.describe() for setting in overruled],
+        "warnings": lost
+        + [
+            f"{setting.describe()}, contradicts {path}, which is read later and wins at a boot"
+            for setting in overruled
+            if not setting.path.startswith(VENDOR)
+        ],
+        "diff": [
+            {"before_header": path, "after_header": path, "before": old, "after": wanted.text},
+            {
+                "before_header": "running kernel",
+                "after_header": "running kernel",
+                "before": "".join(f"{c.name} = {c.running}\n" for c in wanted.changes),
+                "after": "".join(f"{c.name} = {c.wanted}\n" for c in wanted.changes),
+            },
+        ],
+    }
+
+
+def _lost(
+    values: Mapping[str, str], limits: Sequence[Limit], settings: Sequence[sysctl_files.Setting]
+) -> List[str]:
+    """Return what is wrong after the next boot: values that other files undo, or that a limit forbids."""
+    problems = [
+        f"{setting.describe()}, is read later at a boot and undoes {setting.name} = {values[setting.name]}"
+        for setting in sysctl_files.lost(values, settings)
+    ]
+    for limit in limits:
+        setting = sysctl_files.last(settings, limit.name)
+        if limit.name not in values and setting is not None:
+            try:
+                check_limit(limit, setting.value, "the next boot")
+            except KernelParameterError as error:
+                problems.append(f"{error}. It comes from {setting.describe()}")
+    return problems

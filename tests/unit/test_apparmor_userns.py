@@ -46,7 +46,12 @@ def module(ansible_module, node, monkeypatch):
     runner = ansible_module("apparmor_userns")
     monkeypatch.setattr(runner.plugin.apparmor, "MODULE", str(node / "enabled"))
     monkeypatch.setattr(runner.plugin.apparmor, "PROFILES", str(node / "profiles"))
-    return lambda programs, **options: runner(path=str(node / "profile"), programs=programs, **options)
+
+    def call(programs, **options):
+        return runner(path=str(node / "profile"), programs=programs, **options)
+
+    call.plugin = runner.plugin
+    return call
 
 
 def log(node):
@@ -102,6 +107,7 @@ def test_nothing_happens_where_apparmor_is_off(module, node, state):
 
 def test_a_missing_parser_is_an_error_that_says_what_to_install(module, node, monkeypatch):
     (node / "apparmor_parser").unlink()
-    monkeypatch.setattr("ansible.module_utils.basic.AnsibleModule.get_bin_path", lambda *_, **__: None)
+    monkeypatch.setattr(module.plugin.apparmor, "FOLDERS", ())
+    monkeypatch.setenv("PATH", str(node))
     assert "install the package apparmor" in module([STARTER])["msg"]
     assert not Path(node, "profile").exists()

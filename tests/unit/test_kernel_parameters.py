@@ -111,8 +111,9 @@ def test_a_value_that_the_kernel_alters_is_an_error(proc_sys, monkeypatch):
 def module(ansible_module, proc_sys, monkeypatch, tmp_path):
     runner = ansible_module("kernel_parameters")
     monkeypatch.setattr(runner.plugin.kernel_parameters, "PROC_SYS", proc_sys)
-    monkeypatch.setattr(runner.plugin.sysctl_files, "FOLDERS", (str(tmp_path / "etc"), str(tmp_path / "lib")))
-    monkeypatch.setattr(runner.plugin.sysctl_files, "SYSCTL_CONF", str(tmp_path / "sysctl.conf"))
+    sysctl_files = runner.plugin.kernel_parameters.sysctl_files
+    monkeypatch.setattr(sysctl_files, "FOLDERS", (str(tmp_path / "etc"), str(tmp_path / "lib")))
+    monkeypatch.setattr(sysctl_files, "SYSCTL_CONF", str(tmp_path / "sysctl.conf"))
     return runner
 
 
@@ -229,7 +230,7 @@ def test_an_earlier_file_that_contradicts_is_warned_of_and_overruled(module, etc
 
 
 def test_an_earlier_file_of_the_distribution_is_no_warning(module, etc, warned, monkeypatch, tmp_path):
-    monkeypatch.setattr(module.plugin, "VENDOR", (str(tmp_path / "lib"),))
+    monkeypatch.setattr(module.plugin.kernel_parameters, "VENDOR", (str(tmp_path / "lib"),))
     etc("lib/10-apparmor.conf", "kernel.apparmor_restrict_unprivileged_userns = 1\n")
     result = module(path=etc.own, parameters={"kernel.apparmor_restrict_unprivileged_userns": False})
     assert len(result["overruled"]) == 1 and warned == []

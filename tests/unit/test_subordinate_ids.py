@@ -157,7 +157,7 @@ def module(ansible_module, monkeypatch, tmp_path):
         "NSSWITCH": "passwd: files\n",
     }.items():
         (tmp_path / name).write_text(text)
-        monkeypatch.setattr(runner.plugin, name, str(tmp_path / name))
+        monkeypatch.setattr(runner.plugin.subordinate_id_files, name, str(tmp_path / name))
     paths = {"subuid": str(tmp_path / "subuid"), "subgid": str(tmp_path / "subgid")}
     return lambda **arguments: runner(**{**paths, **arguments})
 
@@ -227,7 +227,7 @@ def hold(path, ready, release):
 
 def test_module_waits_for_useradd(ansible_module, monkeypatch, tmp_path):
     runner = ansible_module("subordinate_ids")
-    monkeypatch.setattr(runner.plugin, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(runner.plugin.subordinate_id_files, "LOCK_SECONDS", 0)
     ready, release = multiprocessing.Event(), multiprocessing.Event()
     other = multiprocessing.Process(target=hold, args=(tmp_path / ".pwd.lock", ready, release))
     other.start()
