@@ -6,9 +6,10 @@ of the package's starter (it truly runs in setuid mode); and both again at a new
 program relabelled*: every place in its binaries that says the old version says the new one. An upgrade in the
 lab therefore proves the upgrade, not a new release of Apptainer.
 
-All four are there as Debian packages, for APT, and with the same content as RPM packages, for dnf and zypper.
-Those are made by rpmbuild here and are those of no distribution: they ask for no other package, and each
-version has an apptainer.conf of its own, so that rpm has something to keep a site's file apart from.
+All four, and a stand-in for SingularityCE (``singularity-ce``, which has its name and configuration and runs
+nothing), are there as Debian packages, for APT, and with the same content as RPM packages, for dnf and
+zypper. Those are made by rpmbuild here and are those of no distribution: they ask for no other package, and
+each version has an apptainer.conf of its own, so that rpm has something to keep a site's file apart from.
 """
 
 from __future__ import annotations
@@ -71,7 +72,19 @@ cp --archive --no-preserve=ownership {tree}/. %{{buildroot}}/
 {files}
 """
 #: Part of the cache key: raise it when what `_make` builds changes.
-RECIPE = 2
+RECIPE = 3
+#: What stands in for SingularityCE: its package's name and configuration, and a program that does nothing.
+SINGULARITY_SIM_CONF = """\
+# As SingularityCE has it, with what a site has changed.
+allow setuid = yes
+max loop devices = 64
+sessiondir max size = 512
+bind path = /etc/localtime
+bind path = /etc/hosts
+bind path = /opt
+allow kernel extfs = no
+mount hostfs = no
+"""
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,9 @@ class PackageRepository:
             for unpacked in (tree, self._setuid_tree(tree, work / f"{version}-suid")):
                 self._pack(unpacked, pool)
                 self._pack_rpm(unpacked, work, part / RPM_FOLDER)
+        singularity = _singularity_sim(work / "singularity_sim")
+        self._pack(singularity, pool)
+        self._pack_rpm(singularity, work, part / RPM_FOLDER)
         shutil.rmtree(work)
         self._index(part)
         (part / "contents.json").write_text(json.dumps({"versions": [old, new], "packages": packages}))
@@ -205,6 +221,8 @@ class PackageRepository:
         relations = "Conflicts: singularity-ce\nObsoletes: singularity <= 3.8.7-3"
         if name != "apptainer":
             relations = f"Requires: apptainer = {version}-{release}"
+        if name == "singularity-ce":
+            relations = ""
         spec = content.with_suffix(".spec")
         spec.write_text(
             SPEC.format(
@@ -246,6 +264,23 @@ class PackageRepository:
 
     def _run(self, *argv: str | Path) -> str:
         return run(argv, lab_name=self.lab_name)
+
+
+def _singularity_sim(tree: Path) -> Path:
+    """A package that a node takes for SingularityCE, unpacked; it is none, and runs no container."""
+    files = {
+        "usr/bin/singularity": "#!/bin/sh\necho 'singularity_sim of the lab: no Singularity' >&2\nexit 1\n",
+        "etc/singularity/singularity.conf": SINGULARITY_SIM_CONF,
+        "DEBIAN/conffiles": "/etc/singularity/singularity.conf\n",
+        "DEBIAN/control": "Package: singularity-ce\nVersion: 4.1.5-1\n"
+        f"Architecture: {debian_architecture()}\nMaintainer: lab <root@localhost>\nSection: admin\n"
+        "Priority: optional\nDescription: singularity_sim of the lab, a stand-in without a program\n",
+    }
+    for name, content in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(content)
+    (tree / "usr/bin/singularity").chmod(0o755)
+    return tree
 
 
 def next_version(version: str) -> str:
