@@ -150,6 +150,14 @@ options:
         type: list
         elements: str
         default: []
+  inherit:
+    description:
+      - Take over what the site has changed in the C(singularity.conf) of a Singularity that is on this node,
+        or that M(apptainer_package) has removed from it, as far as this release has such directives.
+        O(config) wins.
+      - Give O(config), too.
+    type: bool
+    default: false
   path:
     description: The folder.
     type: path
@@ -200,6 +208,15 @@ proved:
   description: Whether the installed Apptainer has taken the new files; false if there were none.
   returned: success
   type: bool
+inherited:
+  description: Directive → value, of what O(inherit) has taken over.
+  returned: success
+  type: dict
+not_inherited:
+  description: What it has not, a sentence each.
+  returned: success
+  type: list
+  elements: str
 leftovers:
   description: Files that packages have left beside those of the site, like C(apptainer.conf.rpmnew).
   returned: success
@@ -220,6 +237,7 @@ from ansible.module_utils import (
     atomic_file,
     openpgp,
     private_view,
+    singularity_conf,
 )
 from ansible.module_utils.apptainer_files import FilesError
 from ansible.module_utils.basic import AnsibleModule
@@ -244,7 +262,13 @@ def run(module: AnsibleModule) -> dict:
         there = f"Apptainer {installed}" if installed else "no Apptainer"
         raise FilesError([("version", f"{release} is asked for, and on this node is {there}")])
 
-    contents = wanted(module.params, release)
+    inherited = singularity_conf.Inherited({}, [])
+    parameters = dict(module.params)
+    if parameters["inherit"] and parameters["config"] is not None:
+        path, text = singularity_conf.find()
+        inherited = singularity_conf.translate(text, release, parameters["config"])
+        parameters["config"] = {**inherited.settings, **parameters["config"]}
+    contents = wanted(parameters, release)
     changed = {name: content for name, content in contents.items() if differs(folder / name, content)}
     opened = is_open(folder)
     proved = False
@@ -267,6 +291,8 @@ def run(module: AnsibleModule) -> dict:
         "release": release,
         "files": list(changed),
         "proved": proved,
+        "inherited": inherited.settings,
+        "not_inherited": [f"{path}: {problem}" for problem in inherited.left_out],
         "leftovers": apptainer_files.leftovers(str(folder)),
         "diff": diff,
     }
@@ -385,6 +411,7 @@ def main() -> None:
                     "libraries": {"type": "list", "elements": "str", "default": []},
                 },
             },
+            "inherit": {"type": "bool", "default": False},
             "path": {"type": "path", "default": apptainer_files.FOLDER},
         },
         supports_check_mode=True,

@@ -57,6 +57,49 @@ options:
         description: The public key that signs it, or its packages if it is one of dnf; ASCII-armored text.
         type: str
         required: true
+  files:
+    description:
+      - Package files, Debian's or RPM's, to install instead of what O(repository) or the node's sources have.
+        That is C(apptainer), C(apptainer-suid) if O(suid), and whatever they need that the node's sources
+        lack. A setuid starter that is not wanted is left out.
+      - A node looks at them only when it is not as it should be.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      sha256:
+        description: >-
+          Its SHA-256, 64 hexadecimal digits. A file with another one is refused before anything is touched.
+        type: str
+        required: true
+      file:
+        description: The file on the controller, by its absolute path. It is copied when it is needed.
+        type: str
+      url:
+        description: Where the node gets it, C(https://), C(http://), or C(file:///) of the node.
+        type: str
+      path:
+        description: Where on the node O(files[].file) has been put; the action plugin says so.
+        type: str
+  tree:
+    description:
+      - Unpack O(files) to PATH/VERSION instead of installing them, without root's privileges for anything in
+        it, and let C(/usr/local/bin/apptainer) lead there. Refuses nodes that have packages of Apptainer, or
+        a directory of that name that is made of something else.
+      - Several nodes may install the same tree at the same time.
+    type: dict
+    suboptions:
+      path:
+        description: An existing directory.
+        type: path
+        required: true
+  replace_singularity:
+    description: >-
+      Whether the packages C(singularity), C(singularity-ce) and C(singularity-container) are removed in the
+      same transaction. Their C(singularity.conf) is kept in C(/var/lib/apptainer-fleet), for
+      M(apptainer_config). If not, a version of Apptainer that they are in the way of is refused.
+    type: bool
+    default: false
   helpers:
     description: Packages to have beside Apptainer, at any version. Without it, those of O(distributions).
     type: list
@@ -93,6 +136,17 @@ EXAMPLES = r"""
       component: main
       key: "{{ lookup('ansible.builtin.file', 'apptainer.asc') }}"
 
+- name: Upstream's files, from the controller and from a server of the site
+  apptainer_package:
+    version: 1.4.5
+    distributions: "{{ __apptainer_distributions }}"
+    suid: true
+    files:
+      - file: /srv/packages/apptainer_1.4.5_amd64.deb
+        sha256: 3df8b8b1a3a58b3d6fb0c1e9a0c9e1a9b4c6c5d5c6a3f7c9b9d1a1d2e3f40516
+      - url: https://packages.example.org/apptainer-suid_1.4.5_amd64.deb
+        sha256: 9c1185a5c5e9fc54612808977ee8f548b2258d31e6f5c3c0a6a7a5d6b8c0d1e2
+
 - name: One build in particular from the node's own sources, with the setuid starter
   apptainer_package:
     version: 1.4.5-2
@@ -121,15 +175,18 @@ transaction:
 
 import platform
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping
+from typing import Callable, Dict, List, Mapping, Sequence
 
 from ansible.module_utils import (
     apptainer_apt,
     apptainer_dnf,
+    apptainer_package_files,
     apptainer_packages,
+    apptainer_tree,
     apptainer_version,
     apptainer_zypper,
     node_distribution,
+    singularity_conf,
 )
 from ansible.module_utils.basic import AnsibleModule
 
@@ -141,7 +198,10 @@ MANAGERS: Mapping[str, Callable[[apptainer_packages.Run, Path], apptainer_packag
 
 
 def run(module: AnsibleModule) -> dict:
-    """Return the module's result. Raises PackageError, DistributionError, ValueError, and OSError."""
+    """Return the module's result.
+
+    Raises PackageError, PackageFileError, DistributionError, ValueError, and OSError.
+    """
     try:
         apptainer_packages.check_helpers(module.params["helpers"] or ())
     except ValueError as error:
@@ -158,11 +218,21 @@ def run(module: AnsibleModule) -> dict:
     scratch.mkdir()
     manager = MANAGERS[distribution.package_manager](command, scratch)
     packages = apptainer_packages.Packages(request, command, manager)
+    if module.params["tree"]:
+        return run_tree(module, request, packages.state())
     state = packages.state()
     before = state.packages.get(apptainer_packages.MAIN, "")
     result = {"changed": False, "version": before, "previous_version": before, "transaction": []}
     if not packages.wrong(state):
         return result
+    given = module.params["files"]
+    if missing(given):
+        return {**result, "missing_files": missing(given)}
+    if given:
+        found = [manager.describe(str(path)) for path in fetched(module)]
+        architectures = (distribution.architecture, "all", "noarch")
+        request = apptainer_packages.with_files(request, found, architectures)
+        packages = apptainer_packages.Packages(request, command, manager)
     plan = packages.plan(state)
     if not module.check_mode:
         packages.apply(state, plan)
@@ -175,6 +245,65 @@ def run(module: AnsibleModule) -> dict:
         ],
         "diff": difference(request, state, plan, packages.wanted_files(plan.version)),
     }
+
+
+def run_tree(
+    module: AnsibleModule, request: apptainer_packages.Request, state: apptainer_packages.State
+) -> dict:
+    """Return the module's result where Apptainer is a tree.
+
+    Raises TreeError, PackageFileError and OSError.
+    """
+    given, release = module.params["files"], request.version.release
+    there = [name for name in (apptainer_packages.MAIN, apptainer_packages.SUID) if name in state.packages]
+    if there:
+        raise apptainer_tree.TreeError(
+            f"apptainer_tree: this node has the packages {', '.join(there)}: remove them first, as no package"
+            " is touched where Apptainer is a tree"
+        )
+    digests = [one["sha256"] for one in given]
+    tree = apptainer_tree.Tree(module.params["tree"]["path"], request.version, digests)
+    unpacked, linked = apptainer_tree.is_there(tree), apptainer_tree.linked(tree)
+    result = {"changed": False, "version": str(request.version), "previous_version": state.running}
+    result["transaction"] = [] if unpacked else [f"unpack {tree.path}"]
+    result["transaction"] += [] if linked else [f"link {apptainer_tree.LINK} to {tree.path}"]
+    if unpacked and linked:
+        if state.running != release:
+            raise apptainer_tree.TreeError(
+                f"apptainer_tree: {tree.path} is as it was made, and `apptainer --version` says"
+                f" {state.running or 'nothing'}; look for another apptainer in"
+                f" {apptainer_packages.ENVIRONMENT['PATH']}"
+            )
+        return result
+    if not unpacked and missing(given):
+        return {**result, "missing_files": missing(given)}
+    entries = {} if unpacked else apptainer_tree.read(fetched(module))
+    if not module.check_mode:
+        if not unpacked:
+            apptainer_tree.install(tree, entries, platform.node())
+        apptainer_tree.put_link(tree)
+    diff = {"before_header": "apptainer_tree", "after_header": "apptainer_tree", "before": ""}
+    diff["after"] = "".join(f"{step}\n" for step in result["transaction"])
+    return {**result, "changed": True, "diff": diff}
+
+
+def missing(given: Sequence[Mapping[str, str]]) -> List[str]:
+    """Return those of the option *files* that the action plugin has to bring; it does, and calls again."""
+    return [one["sha256"] for one in given if one["file"] and not one["path"]]
+
+
+def fetched(module: AnsibleModule) -> List[Path]:
+    """Return the files of the option *files*, in a folder of their own.
+
+    Raises PackageFileError and OSError.
+    """
+    given, folder = module.params["files"], Path(module.tmpdir) / "files"
+    good, problems = apptainer_package_files.read(given, bool(module.params["tree"]))
+    if problems:
+        raise apptainer_package_files.PackageFileError(f"apptainer_package_files{problems[0]}")
+    folder.mkdir()
+    brought = {one["sha256"]: one["path"] for one in given}
+    return [apptainer_package_files.fetch(one, brought[one.sha256], folder) for one in good]
 
 
 def wanted(
@@ -192,7 +321,12 @@ def wanted(
             " another one for this node"
         )
     return apptainer_packages.Request(
-        apptainer_version.parse(params["version"]), params["suid"], repository, helpers, distribution.hint
+        apptainer_version.parse(params["version"]),
+        params["suid"],
+        repository,
+        helpers,
+        distribution.hint,
+        replaced=singularity_conf.PACKAGES if params["replace_singularity"] else (),
     )
 
 
@@ -244,6 +378,19 @@ def main() -> None:
                     "key": {"type": "str", "required": True, "no_log": False},
                 },
             },
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "sha256": {"type": "str", "required": True},
+                    "file": {"type": "str"},
+                    "url": {"type": "str"},
+                    "path": {"type": "str"},
+                },
+            },
+            "tree": {"type": "dict", "options": {"path": {"type": "path", "required": True}}},
+            "replace_singularity": {"type": "bool", "default": False},
             "helpers": {"type": "list", "elements": "str"},
             "distributions": {"type": "list", "elements": "dict", "required": True},
         },
@@ -251,7 +398,13 @@ def main() -> None:
     )
     try:
         module.exit_json(**run(module))
-    except (apptainer_packages.PackageError, node_distribution.DistributionError, ValueError) as error:
+    except (
+        apptainer_packages.PackageError,
+        apptainer_package_files.PackageFileError,
+        apptainer_tree.TreeError,
+        node_distribution.DistributionError,
+        ValueError,
+    ) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")

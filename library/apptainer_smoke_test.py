@@ -33,6 +33,10 @@ options:
       binds anybody.
     type: bool
     default: false
+  folder:
+    description: The folder with Apptainer's configuration. Empty for C(/etc/apptainer).
+    type: str
+    default: ""
   proof:
     description: File for what has been proved.
     type: path
@@ -88,7 +92,8 @@ def run(module: AnsibleModule) -> dict:
         environment = apptainer_packages.ENVIRONMENT
         return module.run_command(list(argv), environ_update=environment, expand_user_and_vars=False)
 
-    test = apptainer_smoke_test.Test(*(module.params[name] for name in ("user", "image", "enforced")))
+    options = ("user", "image", "enforced", "folder")
+    test = apptainer_smoke_test.Test(*(module.params[name] for name in options))
     proof = Path(module.params["proof"])
     proved = (atomic_file.read(str(proof)) or b"").decode(errors="surrogateescape")
     subject = apptainer_smoke_test.subject(test, command)
@@ -136,6 +141,7 @@ def main() -> None:
             "user": {"type": "str", "required": True},
             "image": {"type": "str", "default": ""},
             "enforced": {"type": "bool", "default": False},
+            "folder": {"type": "str", "default": ""},
             "proof": {"type": "path", "default": "/var/lib/apptainer-fleet/smoke-test.json"},
             "stale": {"type": "bool", "default": False},
         },

@@ -21,6 +21,7 @@ from .apptainer_packages import (
     PATIENCE,
     PAUSE,
     SUID,
+    LocalPackage,
     PackageError,
     Plan,
     Repository,
@@ -65,6 +66,15 @@ class Apt:
             SOURCES: sources(request.repository) if request.repository else "",
             PREFERENCES: preferences(version, request.suid),
         }
+
+    def describe(self, path: str) -> LocalPackage:
+        """Return what a Debian package file says of itself. Raises PackageError."""
+        fields = "${Package} ${Version} ${Architecture}"
+        code, out, err = self._run(["dpkg-deb", "--show", f"--showformat={fields}", path])
+        if code != 0 or len(out.split(" ")) != 3:  # noqa: PLR2004 - the fields
+            said = (err or out).strip()
+            raise PackageError(f"apptainer_package_files: dpkg can't read {Path(path).name}: {said}")
+        return LocalPackage(path, *out.split(" "))
 
     def plan(self, request: Request, state: State, broken: bool) -> Plan:
         """Plan within the scratch directory. Raises PackageError where apt can't get there, and OSError."""
@@ -166,6 +176,8 @@ class Apt:
         return offered(out, request.repository.url if request.repository else None)
 
     def _choose(self, request: Request, state: State, options: Sequence[str]) -> Optional[str]:
+        if request.files:
+            return apptainer_packages.file_version(request)
         return apptainer_packages.choose(request, self._offered(request, options), state.packages.get(MAIN))
 
 
@@ -243,8 +255,10 @@ def _install(request: Request, state: State, version: str, broken: bool, options
         *_options(f"DPkg::Lock::Timeout={PATIENCE}"),
         *options,
         "--",
-        *(f"{name}={version}" for name in request.packages),
-        *([] if request.suid else [f"{SUID}-"]),
+        *([one.path for one in request.files] or [f"{name}={version}" for name in request.packages]),
+        # Where no source has it, apt knows the name only if it is installed.
+        *([f"{SUID}-"] if not request.suid and (SUID in state.packages or not request.files) else []),
+        *(f"{name}-" for name in request.replaced if name in state.packages),
         *request.helpers,
     ]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from . import apptainer_packages, apptainer_rpm, dnf_transaction
-from .apptainer_packages import MAIN, SUID, PackageError, Plan, Request, Run, State, Step
+from .apptainer_packages import MAIN, SUID, LocalPackage, PackageError, Plan, Request, Run, State, Step
 
 REPOSITORY = "/etc/yum.repos.d/apptainer.repo"
 CONF = "/etc/dnf/dnf.conf"
@@ -45,6 +45,10 @@ class Dnf:
             CONF: hold(apptainer_packages.read_text(CONF)),
         }
 
+    def describe(self, path: str) -> LocalPackage:
+        """Return what a package file says of itself. Raises PackageError."""
+        return apptainer_rpm.describe(self._run, path)
+
     def plan(self, request: Request, state: State, broken: bool) -> Plan:
         """Plan with dnf, which looks at the repositories and downloads what is ours.
 
@@ -52,6 +56,9 @@ class Dnf:
         """
         version, stale = self._choose(request, state)
         answer = self._dnf(request, **_change(request, state, version, broken), action="plan")
+        moved = {step[1] for step in answer["steps"]} & {MAIN, SUID}
+        if request.files and moved and answer["holders"]:
+            raise _held(request, answer["holders"])
         if request.repository:
             keyring = self._scratch / "keyring"
             keyring.mkdir()
@@ -64,15 +71,16 @@ class Dnf:
 
     def _choose(self, request: Request, state: State) -> Tuple[str, bool]:
         """Return the version to install, and whether only fresh metadata had it. Raises PackageError."""
+        if request.files:
+            return apptainer_packages.file_version(request), False
         answer: Dict[str, Any] = {}
         for refresh in (False, True):
-            answer = self._dnf(request, action="offer", name=MAIN, refresh=refresh)
+            answer = self._dnf(request, action="offer", refresh=refresh)
             version = apptainer_packages.choose(request, answer["offered"], state.packages.get(MAIN))
             if version is not None:
                 return version, refresh
             if apptainer_packages.choose(request, answer["hidden"], None):
-                mend = "Take Apptainer out there, or `dnf versionlock delete` it"
-                raise apptainer_packages.held(request, answer["holders"], mend)
+                raise _held(request, answer["holders"] or ["a plugin or a module stream of dnf"])
         raise apptainer_packages.not_offered(request, answer["offered"])
 
     def _dnf(self, request: Request, **wanted: Any) -> Dict[str, Any]:
@@ -89,6 +97,7 @@ class Dnf:
         asked = {
             "repository": own,
             "own_excludes": held_words(apptainer_packages.read_text(CONF)),
+            "name": MAIN,
             "refresh": False,
             "folder": str(self._scratch),
             **wanted,
@@ -114,13 +123,23 @@ class Dnf:
         return self._scratch / "repository.asc"
 
 
+def _held(request: Request, holders: Sequence[str]) -> PackageError:
+    mend = "Take Apptainer out there, or `dnf versionlock delete` it"
+    return apptainer_packages.held(request, holders, mend)
+
+
 def _change(request: Request, state: State, version: str, broken: bool) -> Dict[str, Any]:
     """Return what `dnf_transaction` has to change, so that all packages change in one transaction."""
     return {
-        "install": [f"{name}-{version}" for name in request.packages],
+        "install": [] if request.files else [f"{name}-{version}" for name in request.packages],
+        "files": [one.path for one in request.files],
         "again": state.packages.get(MAIN) == version and broken,
         "helpers": [name for name in request.helpers if name not in state.packages],
-        "remove": [name for name in (SUID,) if name in state.packages and name not in request.packages],
+        "remove": [
+            name
+            for name in (SUID, *request.replaced)
+            if name in state.packages and name not in request.packages
+        ],
     }
 
 

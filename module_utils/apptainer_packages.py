@@ -28,7 +28,7 @@ from typing import (
     TypeVar,
 )
 
-from . import apptainer_transition, apptainer_version, atomic_file
+from . import apptainer_transition, apptainer_version, atomic_file, singularity_conf
 
 MAIN, SUID = "apptainer", "apptainer-suid"
 #: For every program run here. The PATH is what users get, however root's own may look.
@@ -41,6 +41,9 @@ ENVIRONMENT = {
 PATIENCE, PAUSE = 120, 2
 #: Where Apptainer looks for its setuid starter, below what ``apptainer buildcfg LIBEXECDIR`` says.
 STARTER = "apptainer/bin/starter-suid"
+
+#: Where `apptainer_tree` puts a link for users of a node, and what marks the tree that it leads to.
+TREE_LINK, TREE_MARK = "/usr/local/bin/apptainer", ".apptainer-fleet.json"
 
 _ARMOR = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
 # Debian Policy 5.6.1 and rpm's habits. Debian allows a hyphen at the end too, which no package has and apt
@@ -68,6 +71,15 @@ class Repository(NamedTuple):
     component: str = ""
 
 
+class LocalPackage(NamedTuple):
+    """A package file on the node, and what it says of itself."""
+
+    path: str
+    name: str
+    version: str
+    architecture: str
+
+
 class Request(NamedTuple):
     """What is wanted: a version, with or without setuid starter, from a repository or the node's sources."""
 
@@ -77,6 +89,10 @@ class Request(NamedTuple):
     helpers: Sequence[str] = ()
     #: What to say of a distribution that has no such version.
     hint: str = ""
+    #: Instead of a repository: files, of which `with_files` has seen that they are what is wanted.
+    files: Sequence[LocalPackage] = ()
+    #: Packages of which none is to be there.
+    replaced: Sequence[str] = ()
 
     @property
     def packages(self) -> List[str]:
@@ -86,6 +102,8 @@ class Request(NamedTuple):
     @property
     def where(self) -> str:
         """Return where the packages are looked for, in words and with the variable."""
+        if self.files:
+            return "apptainer_package_files"
         if not self.repository:
             return "the package sources of this node"
         words = (self.repository.url, self.repository.suite, self.repository.component)
@@ -164,6 +182,9 @@ class Manager(Protocol):
         version: of the package that is to stay where it is.
         """
 
+    def describe(self, path: str) -> LocalPackage:
+        """Return what a package file says of itself. Raises PackageError if it is none of its kind."""
+
     def plan(self, request: Request, state: State, broken: bool) -> Plan:
         """Plan the way to what is wanted and leave the node as it is.
 
@@ -195,7 +216,7 @@ class Packages:
 
     def state(self) -> State:
         """Look at the node. Raises OSError."""
-        packages = self._manager.installed((MAIN, SUID, *self._request.helpers))
+        packages = self._manager.installed((MAIN, SUID, *self._request.helpers, *self._request.replaced))
         paths = self._manager.wanted_files(self._request, "")
         return State(packages, find(self._run), {path: read_text(path) for path in paths})
 
@@ -204,6 +225,9 @@ class Packages:
         wanted = self._request
         package = state.packages.get(MAIN, "missing")
         problems = [f"package {name} is missing" for name in wanted.helpers if name not in state.packages]
+        if leads_to_tree(TREE_LINK):
+            problems.append(f"{TREE_LINK} leads to a tree")
+        problems += [f"package {name} is there" for name in wanted.replaced if name in state.packages]
         if not wanted.version.matches(package):
             problems.append(f"package {MAIN} is {package}")
         if state.running != wanted.version.release:
@@ -239,12 +263,16 @@ class Packages:
 
     def apply(self, state: State, plan: Plan) -> None:
         """Do what is planned, and prove it by running ``apptainer``. Raises PackageError and OSError."""
+        if any(name in state.packages for name in self._request.replaced):
+            singularity_conf.keep()
         with apptainer_transition.readable_by(self._request.version.release):
             self._manager.apply(self._request, state, plan, self._broken(state))
         # Not before: a source without its packages is a change half done, and a pin to a version that failed
         # to install would let the next upgrade move to it.
         for path, text in self.wanted_files(plan.version).items():
             _write(path, text)
+        if leads_to_tree(TREE_LINK):
+            Path(TREE_LINK).unlink()
         after = self.state()
         if not self._request.suid and after.starter:
             # No package owns it any more, and Apptainer would still run it as root.
@@ -275,11 +303,16 @@ class Packages:
 
     def _refuse_other_removals(self, steps: Sequence[Step]) -> None:
         lost = [f"{step.package} {step.previous}" for step in steps if step.action == "remove"]
-        others = [name for name in lost if name.split(" ")[0] not in (MAIN, SUID)]
+        removable = (MAIN, SUID, *self._request.replaced)
+        others = [name for name in lost if name.split(" ")[0] not in removable]
         if others:
+            singularity = all(name.split(" ")[0] in singularity_conf.PACKAGES for name in others)
+            mend = "remove what nobody needs, or choose another version"
+            if singularity:
+                mend = "set apptainer_replace_singularity to true, which carries its settings over"
             raise PackageError(
                 f"{MAIN} {self._request.version} can't be installed beside {', '.join(others)}, which would"
-                " be removed for it: remove what nobody needs, or choose another version"
+                f" be removed for it: {mend}"
             )
 
 
@@ -290,6 +323,37 @@ def choose(request: Request, offered: Sequence[str], installed: Optional[str]) -
     """
     preferred = [version for version in offered if version == installed]
     return next((version for version in [*preferred, *offered] if request.version.matches(version)), None)
+
+
+def with_files(request: Request, found: Sequence[LocalPackage], architectures: Sequence[str]) -> Request:
+    """Return *request* with the package files *found*, but for a setuid starter that is not wanted.
+
+    architectures: those that the node takes, its own first. Raises PackageError where they don't fit the
+    node, each other, or what is wanted.
+    """
+    chosen = [one for one in found if one.name != SUID or request.suid]
+    problems = [
+        f"{one.name} is for {one.architecture}, and this node takes {architectures[0]}"
+        for one in chosen
+        if one.architecture not in architectures
+    ]
+    names = [one.name for one in chosen]
+    problems += [f"{name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    problems += [f"{name} is missing" for name in request.packages if name not in names]
+    main = next((one.version for one in chosen if one.name == MAIN), None)
+    for one in chosen:
+        if one.name == MAIN and not request.version.matches(one.version):
+            problems.append(f"{MAIN} is {one.version}, and apptainer_version is {request.version}")
+        if one.name == SUID and main is not None and one.version != main:
+            problems.append(f"{SUID} is {one.version}, and {MAIN} is {main}")
+    if problems:
+        raise PackageError(f"apptainer_package_files: {'; '.join(problems)}")
+    return request._replace(files=chosen)
+
+
+def file_version(request: Request) -> str:
+    """Return the version of Apptainer's package among the files of *request*."""
+    return next(one.version for one in request.files if one.name == MAIN)
 
 
 def not_offered(request: Request, offered: Sequence[str]) -> PackageError:
@@ -346,6 +410,14 @@ def when_free(attempt: Callable[[], Tuple[_T, Optional[str]]]) -> _T:
         f"another program has been at work on this node's packages for {PATIENCE} seconds, wait for it or"
         f" end it: {holder}"
     )
+
+
+def leads_to_tree(link: str) -> bool:
+    """Whether *link* leads to the program of a tree that `apptainer_tree` has made."""
+    if not Path(link).is_symlink():
+        return False
+    target = Path(os.readlink(link))  # noqa: PTH115 - Path can since 3.9
+    return (target.parent.parent / TREE_MARK).exists()
 
 
 def read_text(path: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Dict, List, Sequence
 
 from . import apptainer_packages
-from .apptainer_packages import PackageError, Repository, Run
+from .apptainer_packages import LocalPackage, PackageError, Repository, Run
 
 #: The name of our repository in the package manager.
 ID = "apptainer"
@@ -23,6 +23,16 @@ def installed(run: Run, names: Sequence[str]) -> Dict[str, str]:
         line.split(" ") for line in run(["rpm", "--query", f"--queryformat={QUERY}", *names])[1].splitlines()
     ]
     return {row[0]: row[1] for row in rows if len(row) == 2 and row[0] in names}  # noqa: PLR2004
+
+
+def describe(run: Run, path: str) -> LocalPackage:
+    """Return what an RPM package file says of itself. Raises PackageError."""
+    query = QUERY.replace("\\n", " %{ARCH}\\n")
+    code, out, err = run(["rpm", "--query", "--package", "--nosignature", f"--queryformat={query}", path])
+    if code != 0 or len(out.split()) != 3:  # noqa: PLR2004 - the fields
+        said = (err or out).strip()
+        raise PackageError(f"apptainer_package_files: rpm can't read {Path(path).name}: {said}")
+    return LocalPackage(path, *out.split())
 
 
 def repository_file(repository: Repository, *more: str) -> str:

@@ -55,12 +55,14 @@ class Test(NamedTuple):
     """What is to be proved.
 
     user: who runs the container. image: one of the site's own, an absolute path, or empty. enforced: whether
-    users must not be able to create user namespaces, in which no list binds them.
+    users must not be able to create user namespaces, in which no list binds them. folder: with Apptainer's
+    configuration, empty for the usual one.
     """
 
     user: str
     image: str = ""
     enforced: bool = False
+    folder: str = ""
 
 
 def subject(test: Test, run: Run) -> Optional[str]:
@@ -78,7 +80,7 @@ def subject(test: Test, run: Run) -> Optional[str]:
         "uid": uid,
         "apptainer": program._asdict(),
         "configuration": {
-            name: hashlib.sha256(atomic_file.read(f"{FOLDER}/{name}") or b"").hexdigest()
+            name: hashlib.sha256(atomic_file.read(f"{test.folder or FOLDER}/{name}") or b"").hexdigest()
             for name in CONFIGURATION
         },
         "parameters": {
@@ -107,7 +109,7 @@ def prove(test: Test, run: Run, scratch: Path) -> bool:
     as_user = ["runuser", "-u", test.user, "--", *_environment(runner)]
     if test.enforced:
         _no_user_namespaces(run, as_user)
-    listed = _listed()
+    listed = _listed(test.folder or FOLDER)
     if listed:
         _refused(run, [*as_user, "apptainer", "exec", "--no-home", str(image), PROGRAM, "-u"])
     chosen, program = (test.image, "id") if test.image else (str(image), PROGRAM)
@@ -121,10 +123,10 @@ def prove(test: Test, run: Run, scratch: Path) -> bool:
     return True
 
 
-def _listed() -> bool:
+def _listed(folder: str) -> bool:
     """Whether the execution control list is on; one that can't be read is off for Apptainer."""
     try:
-        return apptainer_ecl.read(atomic_file.read(f"{FOLDER}/ecl.toml") or b"").activated
+        return apptainer_ecl.read(atomic_file.read(f"{folder}/ecl.toml") or b"").activated
     except apptainer_ecl.EclError:
         return False
 

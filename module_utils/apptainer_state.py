@@ -6,7 +6,14 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, List, Mapping, Tuple
 
-from . import apptainer_conf, apptainer_files, apptainer_profiles, apptainer_version
+from . import (
+    apptainer_conf,
+    apptainer_files,
+    apptainer_package_files,
+    apptainer_profiles,
+    apptainer_tree,
+    apptainer_version,
+)
 from .apptainer_conf import ConfigError
 from .apptainer_profiles import PROFILES
 from .apptainer_version import VersionError
@@ -26,17 +33,24 @@ class StateError(ValueError):
 
 
 def desired_state(
-    version: object, profile: object, repository: Mapping[str, object], options: Mapping[str, object]
+    version: object,
+    profile: object,
+    repository: Mapping[str, object],
+    options: Mapping[str, object],
+    sources: Mapping[str, Any] = {},  # noqa: B006
 ) -> Dict[str, object]:
     """Return the desired state of a node, as plain data.
 
     The arguments are the values of ``apptainer_version``, ``apptainer_profile`` and ``apptainer_repository``;
-    *options* has the options of `apptainer_files.FORMATS`, each the value of the variable of this name with
-    ``apptainer_`` before it. The result: ``version`` and ``release``, text; ``suid``, bool; and every option
+    *sources* has those of ``apptainer_package_files``, ``apptainer_tree`` and
+    ``apptainer_replace_singularity``, without ``apptainer_``; *options* has the options of
+    `apptainer_files.FORMATS`, each the value of the variable of this name with ``apptainer_`` before it. The
+    result: ``version`` and ``release``, text; ``suid``, bool; and every option
     that has a value, ``config`` with what the profile sets.
     Raises StateError with every problem there is.
     """
     problems = [f"apptainer_repository: {problem}" for problem in _repository_problems(repository)]
+    problems += _source_problems(str(profile), repository, sources)
     name = str(profile)
     if name not in PROFILES:
         problems.append(f"apptainer_profile: {profile!r} is none of {', '.join(PROFILES)}")
@@ -70,6 +84,40 @@ def _file_problems(files: Dict[str, Any], profile: str, release: str) -> List[st
     except apptainer_files.FilesError as error:
         problems += error.problems
     return [f"apptainer_{option}: {problem}" for option, problem in problems]
+
+
+def _source_problems(profile: str, repository: Mapping[str, object], sources: Mapping[str, Any]) -> List[str]:
+    """Return what is wrong with the ways to install, and which of them can't be had together."""
+    files, tree = sources.get("package_files") or [], sources.get("tree") or {}
+    problems = [
+        f"apptainer_package_files: {problem}"
+        for problem in apptainer_package_files.read(files, bool(tree))[1]
+    ]
+    if repository and (files or tree):
+        problems.append(
+            "apptainer_repository: apptainer_package_files or apptainer_tree has a value, too: take one of"
+            " them out, so that it is plain where Apptainer comes from"
+        )
+    if not tree:
+        return problems
+    wrong = apptainer_tree.problem(tree.get("path"))
+    if wrong:
+        problems.append(f"apptainer_tree: {wrong}")
+    if not files:
+        problems.append(
+            "apptainer_tree: it is made of apptainer_package_files, which has no value: give them"
+        )
+    if profile in PROFILES and PROFILES[profile].suid:
+        problems.append(
+            f"apptainer_tree: apptainer_profile is '{profile}', which needs the setuid starter, and a tree"
+            " has none: choose rootless, or install packages"
+        )
+    if sources.get("replace_singularity"):
+        problems.append(
+            "apptainer_tree: apptainer_replace_singularity is true, and with a tree no package is touched:"
+            " set it to false, or install packages"
+        )
+    return problems
 
 
 def _repository_problems(repository: Mapping[str, object]) -> List[str]:

@@ -14,7 +14,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from xml.etree import ElementTree  # noqa: S405 - of zypper's own output
 
 from . import apptainer_packages, apptainer_rpm
-from .apptainer_packages import MAIN, SUID, PackageError, Plan, Request, Run, State, Step
+from .apptainer_packages import MAIN, SUID, LocalPackage, PackageError, Plan, Request, Run, State, Step
 
 REPOSITORY = "/etc/zypp/repos.d/apptainer.repo"
 LOCKS = "/etc/zypp/locks"
@@ -63,6 +63,10 @@ class Zypper:
             LOCKS: hold(apptainer_packages.read_text(LOCKS)),
         }
 
+    def describe(self, path: str) -> LocalPackage:
+        """Return what a package file says of itself. Raises PackageError."""
+        return apptainer_rpm.describe(self._run, path)
+
     def plan(self, request: Request, state: State, broken: bool) -> Plan:
         """Plan with zypper, and download what is ours. Raises PackageError and OSError."""
         self._prepare_scratch(request)
@@ -103,6 +107,16 @@ class Zypper:
             key.write_text(apptainer_rpm.key_file(request.repository))
             text = self.wanted_files(request, "")[REPOSITORY].replace(apptainer_rpm.KEY, str(key))
             (repositories / own.name).write_text(text)
+        if request.files:
+            # Their digests have been compared, so nobody needs to have signed them.
+            folder = self._scratch / "files"
+            folder.mkdir()
+            for one in request.files:
+                (folder / Path(one.path).name).symlink_to(one.path)
+            (repositories / own.name).write_text(
+                f"[{apptainer_rpm.ID}]\nname=apptainer_package_files\nbaseurl=dir://{folder}\n"
+                "type=plaindir\nenabled=1\ngpgcheck=0\nrepo_gpgcheck=0\npkg_gpgcheck=0\nautorefresh=1\n"
+            )
         (self._scratch / "locks").write_text(release(apptainer_packages.read_text(LOCKS)))
         setting = f"\n[main]\nlocksfile.path = {self._scratch / 'locks'}\n"
         (self._scratch / "zypp.conf").write_text(apptainer_packages.read_text(CONF) + setting)
@@ -120,7 +134,7 @@ class Zypper:
         raise apptainer_packages.not_offered(request, offered)
 
     def _offered(self, request: Request) -> List[str]:
-        own = ["--repo", apptainer_rpm.ID] if request.repository else []
+        own = ["--repo", apptainer_rpm.ID] if request.repository or request.files else []
         search = ["search", "--details", "--match-exact", "--type", "package", *own, MAIN]
         # Finding nothing is an answer, too.
         tree = self._zypper(request, ["--no-gpg-checks"], search, fine=(104,))
@@ -219,10 +233,15 @@ def _locks(text: str) -> Iterator[Dict[str, str]]:
 
 def _change(request: Request, state: State, version: str) -> List[str]:
     """Return what zypper has to be told, so that all packages change in one transaction."""
-    own = f"{apptainer_rpm.ID}:" if request.repository else ""
+    own = f"{apptainer_rpm.ID}:" if request.repository or request.files else ""
     return [
         *(f"{own}{name}={version}" for name in request.packages),
-        *(f"!{name}" for name in (SUID,) if name in state.packages and name not in request.packages),
+        *(f"{own}{one.name}={one.version}" for one in request.files if one.name not in request.packages),
+        *(
+            f"!{name}"
+            for name in (SUID, *request.replaced)
+            if name in state.packages and name not in request.packages
+        ),
         *(name for name in request.helpers if name not in state.packages),
     ]
 

@@ -7,13 +7,14 @@ file there and runs it: ``dnf_transaction.py REQUEST``, a JSON file. It prints i
 The request: ``action`` is ``offer``, ``plan`` or ``apply``. ``repository``, null for those of the node alone:
 ``id``, ``url`` and ``key``, a file. ``own_excludes``: words of dnf.conf's excludes that are ours and don't
 count. ``refresh``: whether to ask all repositories for what is new. ``name``: the package to offer.
-``install``: packages, ``NAME-VERSION`` each, from the repository. ``again``: whether to install them again
-where they are. ``helpers``, ``remove``: names. ``folder``: for downloads.
+``install``: packages, ``NAME-VERSION`` each, from the repository. ``files``: package files instead.
+``again``: whether to install them again where they are. ``helpers``, ``remove``: names. ``folder``: for
+downloads.
 
 The answer to ``offer``: ``offered`` and ``hidden``, versions, newest first, and ``holders``, what of the
 site's settings hides these. To ``plan``: ``steps``, each with action, package, version and previous;
-``downloads``, files of packages from the repository. To ``apply``: nothing. ``problem``: what dnf says that
-is wrong; ``locked``: who has its locks.
+``downloads``, files of packages from the repository; ``holders``, as above. To ``apply``: nothing.
+``problem``: what dnf says that is wrong; ``locked``: who has its locks.
 
 Source of the interface: DNF API Reference of dnf 4, and `ansible.builtin.dnf`.
 """
@@ -65,7 +66,7 @@ def offer(base: Any, request: Answer) -> Answer:
 
     shown = versions()
     hidden = [version for version in versions(flags=hawkey.IGNORE_EXCLUDES) if version not in shown]
-    return {"offered": shown, "hidden": hidden, "holders": holders(base, request["name"]) if hidden else []}
+    return {"offered": shown, "hidden": hidden, "holders": holders(base, request["name"])}
 
 
 def plan(base: Any, request: Answer) -> Answer:
@@ -77,7 +78,8 @@ def plan(base: Any, request: Answer) -> Answer:
     own = request["repository"] and request["repository"]["id"]
     downloads = [package for package in new.values() if package.reponame == own]
     base.download_packages(downloads)
-    return {"steps": steps, "downloads": [package.localPkg() for package in downloads]}
+    paths = [package.localPkg() for package in downloads]
+    return {"steps": steps, "downloads": paths, "holders": holders(base, request["name"])}
 
 
 def apply(base: Any, request: Answer) -> Answer:
@@ -136,6 +138,12 @@ def resolve(base: Any, request: Answer) -> None:
         base.install(specification, reponame=own or None)
         if request["again"]:
             base.reinstall(specification)
+    # No settings of the node exclude these; whether they would is asked for in the plan.
+    for package in base.add_remote_rpms(request["files"]) if request["files"] else ():
+        if request["again"]:
+            base.package_reinstall(package)
+        else:
+            base.package_install(package)
     for name in request["helpers"]:
         base.install(name)
     for name in request["remove"]:
@@ -155,7 +163,7 @@ def holders(base: Any, name: str) -> List[str]:
     for line in locks.read_text().splitlines() if locks.exists() else ():
         if name in line and not line.startswith("#"):
             found.append("{}: {}".format(locks, line.strip()))
-    return found or ["a plugin or a module stream of dnf"]
+    return found
 
 
 if __name__ == "__main__":

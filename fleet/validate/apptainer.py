@@ -20,10 +20,12 @@ from module_utils import (
     openpgp,
 )
 
+_SOURCES = ("package_files", "replace_singularity", "tree")
 #: What a judgement hangs on.
 VARIABLES = (
     *(f"apptainer_{option}" for option in apptainer_files.FORMATS),
     "apptainer_keys",
+    *(f"apptainer_{name}" for name in _SOURCES),
     "apptainer_profile",
     "apptainer_repository",
     "apptainer_version",
@@ -98,7 +100,11 @@ def _node(values: Mapping[str, Any]) -> tuple[apptainer_rules.Node, list[Judgeme
     try:
         node = replace(node, problems=apptainer_conf_lint.check(config, release))
         desired = apptainer_state.desired_state(
-            version, profile, values["apptainer_repository"] or {}, options
+            version,
+            profile,
+            values["apptainer_repository"] or {},
+            options,
+            {name: values[f"apptainer_{name}"] for name in _SOURCES},
         )
     except apptainer_conf.UnknownReleaseError as error:
         return node, [Judgement(Severity.ERROR, "release", "apptainer_version", str(error))]

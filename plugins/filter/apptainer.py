@@ -13,14 +13,18 @@ from module_utils import apptainer_rules, apptainer_state, apptainer_waivers
 
 
 def apptainer_desired_state(
-    version: object, profile: object, repository: Mapping[str, Any], options: Mapping[str, Any]
+    version: object,
+    profile: object,
+    repository: Mapping[str, Any],
+    options: Mapping[str, Any],
+    sources: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """Return the desired state of a node: see `module_utils.apptainer_state.desired_state`.
 
     Raises AnsibleFilterError with one line for each problem, which begins with the variable.
     """
     try:
-        return apptainer_state.desired_state(version, profile, repository, options)
+        return apptainer_state.desired_state(version, profile, repository, options, sources)
     except apptainer_state.StateError as error:
         raise AnsibleFilterError(str(error)) from error
 
@@ -54,8 +58,10 @@ def apptainer_finding_texts(findings: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def apptainer_leftover_texts(configuration: Mapping[str, Any]) -> list[str]:
-    """Return what to do about the files that packages have left, of the result of `apptainer_config`."""
-    return [f"a package has left {file}: compare, and remove it" for file in configuration["leftovers"]]
+    """Return what there is to do by hand, of the result of `apptainer_config`: files that packages have left,
+    and settings of Singularity that have not been carried over."""
+    left = [f"a package has left {file}: compare, and remove it" for file in configuration["leftovers"]]
+    return left + [f"not carried over: {text}" for text in configuration["not_inherited"]]
 
 
 class FilterModule:

@@ -73,7 +73,12 @@ def config(ansible_module, node, folder, monkeypatch):
         return node.seen(*arguments)
 
     monkeypatch.setattr(runner.plugin.apptainer_files.private_view, "run", view)
-    return lambda check=False, **arguments: runner(check=check, **{"path": str(folder), **arguments})
+
+    def call(check=False, **arguments):
+        return runner(check=check, **{"path": str(folder), **arguments})
+
+    call.plugin = runner.plugin
+    return call
 
 
 def contents(folder):
@@ -229,3 +234,22 @@ def test_a_disk_that_is_full_leaves_all_files_as_they_were(config, folder, monke
     monkeypatch.setattr(os, "fsync", full)
     assert "No space left" in config(config={"mount tmp": False}, ecl=ECL, dmtcp={})["msg"]
     assert contents(folder) == before
+
+
+def test_settings_of_singularity_are_carried_over_below_those_of_the_site(
+    config, folder, tmp_path, monkeypatch
+):
+    conf = tmp_path / "singularity.conf"
+    conf.write_text("max loop devices = 64\nsessiondir max size = 512\noci mode = yes\n")
+    module = config.plugin.singularity_conf
+    find = module.find
+    monkeypatch.setattr(module, "find", lambda: find([str(conf)]))
+    wanted = {"config": {"max loop devices": 128}, "inherit": True}
+    predicted, done = config(check=True, **wanted), config(**wanted)
+    assert predicted["inherited"] == done["inherited"] == {"sessiondir max size": "512"}
+    values = apptainer_conf.parse((folder / "apptainer.conf").read_text(), "1.4.5")
+    assert values["sessiondir max size"] == "512" and values["max loop devices"] == "128"
+    assert [text.partition(": ")[0] for text in done["not_inherited"]] == [str(conf), str(conf)]
+    assert not config(**wanted)["changed"]
+    without = config(config={"max loop devices": 128})
+    assert without["changed"] and without["inherited"] == {} and without["not_inherited"] == []

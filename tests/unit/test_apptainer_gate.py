@@ -103,9 +103,9 @@ def test_findings_of_nodes_are_put_together(
     ]
     assert show(lines) is lines
     assert "[WARNING]: n[1-2]: L17 warning" in capsys.readouterr().err
-    assert by_host({"n1": leftovers({"leftovers": ["/etc/apptainer/ecl.toml.rpmnew"]})}) == [
-        "n1: a package has left /etc/apptainer/ecl.toml.rpmnew: compare, and remove it"
-    ]
+    assert by_host(
+        {"n1": leftovers({"leftovers": ["/etc/apptainer/ecl.toml.rpmnew"], "not_inherited": []})}
+    ) == ["n1: a package has left /etc/apptainer/ecl.toml.rpmnew: compare, and remove it"]
 
 
 def test_other_errors_are_refused_too_and_warnings_are_not(gate: Any) -> None:

@@ -1,8 +1,10 @@
 """Apptainer's packages on a Debian node: a small model of dpkg, apt and apptainer stands for the programs."""
 
+import hashlib
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,11 @@ class FakeNode:
             return 0, f"apptainer version {said}\n", ""
         return 0, f"{self.starter.parents[2]}\n", ""
 
+    def run_dpkg_deb(self, argv):
+        """A package file has nothing but its fields here."""
+        said = Path(argv[-1]).read_text()
+        return (0, said, "") if len(said.split()) == 3 else (2, "", "no Debian format")
+
     def run_apt_mark(self, argv):
         assert argv[1] == "showhold"
         return 0, "".join(f"{name}\n" for name in self.holds), ""
@@ -68,7 +75,8 @@ class FakeNode:
         after = dict(self.packages)
         lines = []
         for word in changes:
-            package, _, version = word.partition("=")
+            given = "=".join(Path(word).read_text().split()[:2]) if word.startswith("/") else word
+            package, _, version = given.partition("=")
             if word.endswith("-"):
                 if after.pop(word[:-1], None):
                     lines.append(f"Remv {word[:-1]} [{self.packages[word[:-1]]}]")
@@ -88,7 +96,7 @@ class FakeNode:
             if "apptainer-suid" in after:
                 self.set_starter(0o4755)
             elif any(line.startswith("Remv") for line in lines):
-                self.starter.unlink()
+                self.starter.unlink(missing_ok=True)
         return 0, "\n".join(lines), ""
 
     def sleep(self, _):
@@ -121,6 +129,7 @@ def package(package_runner, node, tmp_path, monkeypatch):
         given = {"version": "1.4.5", "repository": REPOSITORY, "helpers": [], **arguments}
         return runner(check=check, **given)
 
+    call.plugin = runner.plugin
     call.preferences = tmp_path / "preferences" / "apptainer.preferences"
     call.sources = tmp_path / "sources" / "apptainer.sources"
     call.updates, call.dpkg_lock = tmp_path / "updates", tmp_path / "lock-frontend"
@@ -394,3 +403,134 @@ def test_what_apt_says_is_read():
         ("install", "apptainer", "1.4.5-2", "1.4.6-2"),
         ("remove", "apptainer-suid", "", "1.4.6-2"),
     ]
+
+
+# Package files
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Return what makes a package file that a URL leads to, as an entry of the option."""
+
+    def make(name, version="1.4.5-2", architecture="amd64", **change):
+        path = tmp_path / f"{name}_{version}_{architecture}.deb"
+        path.write_text(f"{name} {version} {architecture}")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return {"url": f"file://{path}", "sha256": digest, **change}
+
+    return make
+
+
+def both(file, version="1.4.5-2"):
+    return [file("apptainer", version), file("apptainer-suid", version)]
+
+
+def test_files_are_installed_in_one_transaction_and_not_looked_at_again(package, node, file):
+    result = package(repository=None, suid=True, files=both(file))
+    assert result["changed"] and node.packages == {"apptainer": "1.4.5-2", "apptainer-suid": "1.4.5-2"}
+    assert len(node.done) == 1 and not package.sources.exists() and not node.known
+    assert "Pin: version 1.4.5-2" in package.preferences.read_text()
+    nowhere = [{"url": "file:///nowhere.deb", "sha256": "0" * 64}]
+    assert not package(repository=None, suid=True, files=nowhere)["changed"]
+
+
+@pytest.mark.parametrize(("first", "second"), [("1.4.5", "1.4.6"), ("1.4.6", "1.4.5")])
+def test_files_bring_both_packages_up_and_down(package, node, file, first, second):
+    for version in (first, second):
+        package(repository=None, version=version, suid=True, files=both(file, f"{version}-2"))
+    assert node.packages == {"apptainer": f"{second}-2", "apptainer-suid": f"{second}-2"}
+
+
+def test_a_setuid_starter_that_nobody_wants_stays_out(package, node, file):
+    result = package(repository=None, files=both(file))
+    assert result["transaction"] == ["install apptainer 1.4.5-2"]
+    assert package(repository=None, files=both(file), check=True)["changed"] is False
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sha256": "0" * 64}, f"and {'0' * 64} was promised"),
+        ({"sha256": "ABC"}, "has no sha256 of 64 hexadecimal digits in small letters"),
+        ({"url": "ftp://x/a.deb"}, "is no URL that begins with https://"),
+        ({"url": "https://x/a.zip"}, "is no package by its name"),
+        ({"url": "file:///nowhere/a.deb"}, "can't be had"),
+        ({"url": None}, "has to have one of file (on the controller) and url"),
+    ],
+)
+def test_a_wrong_file_is_refused_before_anything_is_touched(package, file, change, message, check):
+    result = package(repository=None, files=[file("apptainer", **change)], check=check)
+    assert result["failed"] and message in result["msg"] and "apptainer_package_files" in result["msg"]
+    assert not package.preferences.exists() and not package(check=True)["previous_version"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([("apptainer-suid", "1.4.5-2")], "apptainer is missing"),
+        ([("apptainer", "1.4.5-2")], "apptainer-suid is missing"),
+        (
+            [("apptainer", "1.4.6-2"), ("apptainer-suid", "1.4.6-2")],
+            "apptainer is 1.4.6-2, and apptainer_version",
+        ),
+        (
+            [("apptainer", "1.4.5-2"), ("apptainer-suid", "1.4.5-3")],
+            "apptainer-suid is 1.4.5-3, and apptainer is",
+        ),
+        (
+            [("apptainer", "1.4.5-2"), ("apptainer", "1.4.5-3"), ("apptainer-suid", "1.4.5-2")],
+            "apptainer is there twice",
+        ),
+        (
+            [("apptainer", "1.4.5-2", "arm64"), ("apptainer-suid", "1.4.5-2")],
+            "is for arm64, and this node takes amd64",
+        ),
+        ([("nothing", "", "")], "dpkg can't read nothing__.deb"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(package, node, file, files, message):
+    result = package(repository=None, suid=True, files=[file(*one) for one in files])
+    assert result["failed"] and message in result["msg"] and not node.done
+
+
+def test_files_of_the_controller_are_asked_for_only_when_they_are_needed(package, node, file, tmp_path):
+    given = file("apptainer")
+    path = given.pop("url")[7:]
+    asked = package(repository=None, files=[{**given, "file": path}])
+    assert asked["missing_files"] == [given["sha256"]] and not asked["changed"] and not node.done
+    brought = tmp_path / "brought"
+    brought.write_bytes(Path(path).read_bytes())
+    assert package(repository=None, files=[{**given, "file": path, "path": str(brought)}])["changed"]
+    assert "missing_files" not in package(repository=None, files=[{**given, "file": path}])
+
+
+# Singularity
+
+
+@pytest.fixture
+def singularity(package, node, tmp_path, monkeypatch):
+    """A node with SingularityCE; returns where its configuration is kept."""
+    node.packages["singularity-ce"] = "4.1.5-1"
+    (tmp_path / "singularity.conf").write_text("max loop devices = 64\n")
+    kept = tmp_path / "kept" / "singularity.conf"
+    module = package.plugin.apptainer_packages.singularity_conf
+    keep = module.keep
+    monkeypatch.setattr(module, "keep", lambda: keep(str(tmp_path / "singularity.conf"), str(kept)))
+    return kept
+
+
+def test_singularity_goes_in_the_same_transaction_and_its_settings_are_kept(package, node, singularity):
+    predicted = package(replace_singularity=True, check=True)
+    assert "remove singularity-ce 4.1.5-1" in predicted["transaction"] and not singularity.exists()
+    result = package(replace_singularity=True)
+    assert result["transaction"] == predicted["transaction"] and len(node.done) == 1
+    assert node.packages == {"apptainer": "1.4.5-2"} and singularity.read_text() == "max loop devices = 64\n"
+    assert not package(replace_singularity=True)["changed"]
+
+
+def test_singularity_that_is_not_to_be_replaced_stays_or_is_in_the_way(package, node, singularity):
+    assert package()["transaction"] == ["install apptainer 1.4.5-2"] and not singularity.exists()
+    node.conflicts = {"singularity-ce": "4.1.5-1"}
+    result = package(version="1.4.6")
+    assert result["failed"] and "set apptainer_replace_singularity to true" in result["msg"]

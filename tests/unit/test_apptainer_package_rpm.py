@@ -3,6 +3,7 @@
 What the two have in common is tested for both; the real ones are in the scenario apptainer_rpm.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -51,6 +52,9 @@ class FakeNode:
     def run_rpm(self, argv):
         if argv[1] == "--import":
             return 0, "", ""
+        if argv[2] == "--package":
+            said = Path(argv[-1]).read_text()
+            return (0, f"{said}\n", "") if len(said.split()) == 3 else (1, "", "not an rpm package")
         names = argv[3:]
         rows = [
             f"{name} {self.packages[name]}" if name in self.packages else f"package {name} is not installed"
@@ -98,9 +102,11 @@ class FakeNode:
             answer = {"offered": offered, "hidden": self.hidden, "holders": self.holders}
         else:
             wanted = dict(map(_split, request["install"]))
+            wanted.update(Path(path).read_text().split()[:2] for path in request["files"])
             dry = request["action"] == "plan"
             change = (wanted, request["remove"], request["helpers"], request["again"], dry)
-            answer = {"steps": self.transaction(*change), "downloads": [f"/x/{spec}.rpm" for spec in wanted]}
+            downloads = [f"/x/{spec}.rpm" for spec in request["install"]]
+            answer = {"steps": self.transaction(*change), "downloads": downloads, "holders": self.holders}
         return 0, json.dumps(answer), ""
 
     def run_zypper(self, argv):
@@ -112,6 +118,10 @@ class FakeNode:
         command = next(word for word in argv if word in ("search", "refresh", "install", "download"))
         words = argv[argv.index(command) + 1 :]
         if command == "search":
+            own = Path(argv[argv.index("--reposd-dir") + 1], "apptainer.repo")
+            if own.exists() and "plaindir" in own.read_text():
+                folder = Path(own.read_text().partition("dir://")[2].split("\n")[0])
+                self.offered = [file.read_text().split()[1] for file in folder.glob("apptainer-1*")]
             rows = [
                 f'<solvable name="apptainer" edition="{version}" repository="x"/>' for version in self.offered
             ]
@@ -407,3 +417,55 @@ def test_a_dnf_library_that_cannot_be_used_is_told(tmp_path, monkeypatch):
     version = apptainer_packages.apptainer_version.parse("1.4.5")
     with pytest.raises(apptainer_packages.PackageError, match="No module named 'dnf'"):
         dnf.plan(apptainer_packages.Request(version), state, broken=False)
+
+
+# Package files
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Return what makes a package file that a URL leads to, as an entry of the option."""
+
+    def make(name, version="1.4.5-1.el9", architecture="x86_64"):
+        path = tmp_path / f"{name}-{version}.{architecture}.rpm"
+        path.write_text(f"{name} {version} {architecture}")
+        return {"url": f"file://{path}", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+    return make
+
+
+@pytest.mark.parametrize(("first", "second"), [("1.4.5", "1.4.6"), ("1.4.6", "1.4.5")])
+def test_files_bring_both_packages_up_and_down_in_one_transaction(package, node, file, first, second):
+    for version in (first, second):
+        files = [file("apptainer", f"{version}-1.el9"), file("apptainer-suid", f"{version}-1.el9")]
+        node.done.clear()
+        result = package(repository=None, version=version, suid=True, files=files)
+        assert result["changed"] and len(node.done) == 1, result
+    assert node.packages == {"apptainer": f"{second}-1.el9", "apptainer-suid": f"{second}-1.el9"}
+    assert not package.repository.exists() and "apptainer" in package.hold.read_text()
+    assert not package(repository=None, version=second, suid=True, files=[])["changed"]
+
+
+def test_files_are_for_the_node_s_processor(package, node, file):
+    result = package(repository=None, files=[file("apptainer", architecture="aarch64")])
+    assert result["failed"] and "is for aarch64, and this node takes x86_64" in result["msg"]
+    assert not node.done
+
+
+def test_a_file_that_is_no_package_is_refused(package, node, file):
+    result = package(repository=None, files=[file("nothing", "", "")])
+    assert result["failed"] and "rpm can't read nothing-..rpm" in result["msg"]
+
+
+@pytest.mark.parametrize("manager", ["dnf"], indirect=True)
+def test_files_do_not_move_what_the_site_holds(package, node, file):
+    node.holders = ["versionlock.list: apptainer"]
+    result = package(repository=None, files=[file("apptainer")])
+    assert result["failed"] and "this node holds it: versionlock.list" in result["msg"] and not node.done
+
+
+def test_singularity_goes_in_the_same_transaction(package, node):
+    node.packages["singularity-ce"] = "4.1.5-1"
+    result = package(replace_singularity=True)
+    assert "remove singularity-ce 4.1.5-1" in result["transaction"] and len(node.done) == 1
+    assert node.packages == {"apptainer": "1.4.5-1.el9"}

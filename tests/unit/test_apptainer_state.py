@@ -168,3 +168,73 @@ def test_a_package_of_the_release_will_do_unless_one_in_particular_is_wanted(wan
 )
 def test_the_version_that_the_program_prints(output, version):
     assert apptainer_version.printed(output) == version
+
+
+FILE = {"url": "https://x/apptainer.deb", "sha256": "0" * 64}
+TREE = {"package_files": [FILE], "tree": {"path": "/sw/apptainer"}}
+
+
+@pytest.mark.parametrize(
+    ("profile", "repository", "sources", "problem"),
+    [
+        (
+            "rootless",
+            {},
+            {"package_files": [{**FILE, "sha256": "1"}]},
+            "apptainer_package_files: [0]: https://x/",
+        ),
+        ("rootless", {}, {"package_files": [FILE, FILE]}, "is there twice"),
+        ("rootless", {}, {"package_files": [{**FILE, "file": "/x.deb"}]}, "has to have one of file"),
+        ("rootless", {}, {"package_files": [{"file": "x.deb", "sha256": "0" * 64}]}, "is not absolute"),
+        (
+            "rootless",
+            {},
+            {"package_files": [{**FILE, "url": "https://x/a.tar.gz"}]},
+            "is no package by its name",
+        ),
+        (
+            "rootless",
+            REPOSITORY,
+            {"package_files": [FILE]},
+            "apptainer_repository: apptainer_package_files or",
+        ),
+        ("rootless", REPOSITORY, TREE, "apptainer_repository: apptainer_package_files or apptainer_tree"),
+        (
+            "rootless",
+            {},
+            {"tree": {"path": "/sw/apptainer"}},
+            "apptainer_tree: it is made of apptainer_package_files",
+        ),
+        (
+            "rootless",
+            {},
+            {**TREE, "tree": {"path": "/sw"}},
+            "apptainer_tree: path /sw must be a directory of its own",
+        ),
+        (
+            "enforced",
+            {},
+            TREE,
+            "apptainer_tree: apptainer_profile is 'enforced', which needs the setuid starter",
+        ),
+        ("compatible", {}, TREE, "apptainer_tree: apptainer_profile is 'compatible'"),
+        (
+            "rootless",
+            {},
+            {**TREE, "replace_singularity": True},
+            "apptainer_tree: apptainer_replace_singularity",
+        ),
+    ],
+)
+def test_ways_to_install_that_contradict_each_other_are_refused(profile, repository, sources, problem):
+    with pytest.raises(apptainer_state.StateError) as error:
+        apptainer_state.desired_state("1.4.5", profile, repository, {"config": {}, "ecl": ECL}, sources)
+    assert any(problem in one for one in error.value.problems), error.value.problems
+
+
+def test_each_way_to_install_by_itself_is_good():
+    archive = [{**FILE, "url": "https://x/a.tar.gz"}]
+    for sources in ({"package_files": [FILE]}, TREE, {**TREE, "package_files": archive}):
+        assert (
+            apptainer_state.desired_state("1.4.5", "rootless", {}, {"config": {}}, sources)["suid"] is False
+        )
