@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from ClusterShell.NodeSet import NodeSet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from module_utils import slurm_conf, slurm_hardware
+from module_utils import slurm_conf, slurm_hardware, slurm_nodes
 
 spec = importlib.util.spec_from_file_location(
     "slurm_filter", Path(__file__).parents[2] / "plugins/filter/slurm.py"
@@ -27,6 +29,35 @@ COUNTS = st.integers(1, 10**7)
 @given(st.sets(NAMES, min_size=1, max_size=60))
 def test_folding_loses_and_invents_no_node(names):
     assert set(NodeSet(slurm_filter.fold(names))) == names
+
+
+@given(st.sets(st.one_of(NAMES, st.from_regex(r"c[0-9]{1,3}", fullmatch=True)), max_size=60))
+def test_on_nodes_folding_loses_and_invents_no_node(names):
+    assert set(NodeSet(slurm_nodes.fold(names))) == names
+
+
+@given(st.text(max_size=300), st.text(max_size=20))
+def test_a_sealed_reason_can_be_a_reason_and_is_known(text, more):
+    reason = slurm_nodes.sealed("node_health", text)
+    slurm_nodes.check_reason(reason)
+    assert slurm_nodes.is_sealed("node_health", reason)
+    assert not more or not slurm_nodes.is_sealed("node_health", reason + more)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(["nodes", "name", "state", "boot_time", "set", "number"]), inner
+            )
+        ),
+    )
+)
+def test_any_json_is_read_or_refused(data):
+    with contextlib.suppress(slurm_nodes.SlurmError):
+        slurm_nodes.parse(json.dumps(data))
 
 
 @given(st.dictionaries(NAMES, st.sampled_from(["a", "b", "c"]), min_size=1, max_size=60))
