@@ -15,6 +15,8 @@ COMMANDS = {
     "docs": "fleet.docs:command",
     "image": "fleet.images.cli:image",
     "lab": "fleet.lab.cli:lab",
+    "provision": "fleet.rollout.cli:provision",
+    "rollout": "fleet.rollout.cli:rollout",
     "validate": "fleet.validate.cli:validate",
 }
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,19 @@ class PlaybookResult:
     :param changed: node → number of changed tasks; nodes without any are left out.
     :param failures: one line for each failed or unreachable node and task.
     :param output: everything ansible-playbook printed.
+    :param failed: node → what was said; *unreachable* likewise.
+    :param results: node → what the task that was asked for returned.
+    :param plays: names of the plays in which something failed.
     """
 
     status: int
     changed: dict[str, int]
     failures: list[str]
     output: str
+    failed: dict[str, str] = field(default_factory=dict)
+    unreachable: dict[str, str] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    plays: frozenset[str] = frozenset()
 
     @property
     def ok(self) -> bool:
@@ -42,11 +49,16 @@ class PlaybookResult:
 class _Progress:
     """Shows the task that is under way, how many nodes are through, and what failed."""
 
-    def __init__(self, status: Status | None, console: Console) -> None:
+    def __init__(self, status: Status | None, console: Console, wanted: str = "") -> None:
         self._status = status
         self._console = console
+        self._wanted = wanted
         self._task = ""
         self._done = 0
+        self.failed: dict[str, str] = {}
+        self.unreachable: dict[str, str] = {}
+        self.results: dict[str, dict[str, Any]] = {}
+        self.plays: set[str] = set()
         self.failures: list[str] = []
         self.changed: dict[str, int] = {}
 
@@ -58,11 +70,13 @@ class _Progress:
                 self._show()
             case "runner_on_ok" | "runner_on_skipped":
                 self._done += 1
+                if self._wanted and data.get("task") == self._wanted:
+                    self.results[data["host"]] = data.get("res", {})
                 self._show()
             case "runner_on_failed" if not data.get("ignore_errors"):
-                self._fail(data)
+                self._fail(data, self.failed)
             case "runner_on_unreachable":
-                self._fail(data)
+                self._fail(data, self.unreachable)
             case "playbook_on_stats":
                 self.changed = dict(data.get("changed", {}))
         return False  # the event need not be kept as a file of its own
@@ -73,37 +87,75 @@ class _Progress:
         elif self._done == 0:
             self._console.print(f"    {self._task}", markup=False, soft_wrap=True)
 
-    def _fail(self, data: dict[str, Any]) -> None:
+    def _fail(self, data: dict[str, Any], nodes: dict[str, str]) -> None:
         result = data.get("res", {})
         said = result.get("msg") or result.get("stderr") or "no message"
         self.failures.append(f"{data.get('host')}: {data.get('task')}: {said}")
+        nodes.setdefault(str(data.get("host")), f"{data.get('task')}: {said}")
+        self.plays.add(str(data.get("play", "")))
 
 
 def run_playbook(
-    playbook: Path, inventory: Path, console: Console, *, extra: Iterable[str] = ()
+    playbook: Path,
+    inventory: Path | Sequence[Path],
+    console: Console,
+    *,
+    extra: Iterable[str] = (),
+    limit: Iterable[str] = (),
+    variables: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    programs: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    wanted: str = "",
 ) -> PlaybookResult:
     """Run a playbook with this project's settings.
 
     :param extra: further arguments for ansible-playbook.
+    :param limit: nodes, by their names in the inventory; all without one.
+    :param variables: extra variables, which win over those of the inventory.
+    :param folder: where to keep what the run says; without one nothing is kept.
+    :param programs: folder with an ansible-playbook to be used instead of the one beside this Python.
+    :param wanted: name of the task whose results are asked for.
     """
     showing = console.status(playbook.stem) if console.is_terminal else nullcontext()
     with tempfile.TemporaryDirectory(prefix="fleet-run-") as private, showing as status:
-        progress = _Progress(status, console)
+        progress = _Progress(status, console, wanted)
+        arguments = list(extra)
+        if names := list(limit):
+            # A file, because a list of thousands of nodes is longer than an argument may be.
+            listed = Path(private, "limit")
+            listed.write_text("\n".join(names))
+            arguments.append(f"--limit=@{listed}")
+        inventories = [inventory] if isinstance(inventory, Path) else inventory
+        paths = [str(path) for path in (programs, Path(sys.executable).parent) if path]
         runner = ansible_runner.run(
             private_data_dir=private,
+            artifact_dir=str(folder.parent) if folder else None,
+            ident=folder.name if folder else None,
             project_dir=str(PROJECT),
             playbook=str(playbook),
-            inventory=str(inventory),
-            cmdline=" ".join(extra) or None,
+            inventory=[str(path) for path in inventories],
+            cmdline=" ".join(arguments) or None,
+            extravars=dict(variables or {}),
             envvars={
                 "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
                 "ANSIBLE_FORCE_COLOR": "0",
                 # The ansible-playbook beside this Python, also where the environment was not activated.
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+                "PATH": os.pathsep.join((*paths, os.environ.get("PATH", os.defpath))),
+                **(environment or {}),
             },
             event_handler=progress,
             quiet=True,
         )
         with runner.stdout as stdout:
             output = stdout.read()
-    return PlaybookResult(runner.rc, progress.changed, progress.failures, output)
+    return PlaybookResult(
+        runner.rc,
+        progress.changed,
+        progress.failures,
+        output,
+        progress.failed,
+        progress.unreachable,
+        progress.results,
+        frozenset(progress.plays),
+    )

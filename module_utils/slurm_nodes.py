@@ -102,6 +102,17 @@ class Node:
         """Whether it takes jobs, as far as its own state goes."""
         return self.base in {"IDLE", "ALLOCATED", "MIXED"} and not self.flags & _UNAVAILABLE
 
+    @property
+    def down_by_hand(self) -> bool:
+        """Whether somebody has set it down; Slurm itself does it, too, as its own user."""
+        return self.base == "DOWN" and bool(self.reason) and self.user not in ("", "slurm")
+
+    @property
+    def up(self) -> bool:
+        """Whether it answers and would take jobs after a resume."""
+        able = self.responding and self.base != "FUTURE" and not self.flags & (_UNAVAILABLE - {"DRAIN", "FAIL"})
+        return able and (self.base != "DOWN" or self.drain)
+
     def drained_by(self, reason: str, user: str) -> bool:
         """Whether it is draining or drained for exactly this *reason*, set by *user*.
 
@@ -151,36 +162,57 @@ class SlurmNodes:
         wanted = list(dict.fromkeys(nodes))
         if not wanted:
             return {}
-        argv = ["scontrol", "show", "node", fold(wanted), "--json"]
+        known = self._read([fold(wanted)])
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise UnknownNodesError(missing)
+        return {name: known[name] for name in wanted}
+
+    def read_all(self) -> Dict[str, Node]:
+        """Return all nodes that Slurm has, by their names. Raises SlurmError."""
+        return self._read([])
+
+    def _read(self, hostlist: Sequence[str]) -> Dict[str, Node]:
+        argv = ["scontrol", "show", "node", *hostlist, "--json"]
         code, out, err = self._run(argv)
         if code and "unrecognized option" in err:
             argv = ["sinfo", "--json"]
             code, out, err = self._run(argv)
         if code:
             raise SlurmError(_complaint(argv, code, out, err))
-        known = parse(out)
-        missing = [name for name in wanted if name not in known]
-        if missing:
-            raise UnknownNodesError(missing)
-        return {name: known[name] for name in wanted}
+        return parse(out)
 
-    def drain(self, nodes: Iterable[str], reason: str, *, check: bool = False) -> Outcome:
+    def drain(
+        self, nodes: Iterable[str], reason: str, *, check: bool = False, also_down: bool = False
+    ) -> Outcome:
         """Let nodes take no new jobs, for *reason*. With *check*, say only what would be done.
 
-        Nodes that are drained or down for another reason are left alone. Raises SlurmError.
+        Nodes that are drained or down for another reason are left alone, but with *also_down* those that
+        Slurm itself has set down because they did not answer. Raises SlurmError.
         """
         check_reason(reason)
         changed, kept, foreign = [], [], {}
         for name, node in self.read(nodes).items():
             if node.drained_by(reason, self.user):
                 kept.append(name)
-            elif node.drain or node.base == "DOWN":
+            elif node.drain or (node.base == "DOWN" and not (also_down and not node.down_by_hand)):
                 foreign[name] = node
             else:
                 changed.append(name)
         if changed and not check:
             self._update(changed, "DRAIN", reason)
         return Outcome(tuple(changed), tuple(kept), foreign)
+
+    def relabel(self, nodes: Iterable[str], ours: Callable[[str], bool], reason: str) -> None:
+        """Give drained nodes another *reason*, if *ours* says of the present one that it may be replaced.
+
+        Raises SlurmError.
+        """
+        check_reason(reason)
+        seen = self.read(nodes).items()
+        changed = [n for n, node in seen if node.drain and ours(node.reason) and node.reason != reason]
+        if changed:
+            self._update(changed, "DRAIN", reason)
 
     def resume(self, nodes: Iterable[str], reason: str, *, check: bool = False) -> Outcome:
         """Let nodes that were drained for exactly *reason*, by this user, take jobs again.
@@ -330,6 +362,12 @@ def _folded(prefix: str, width: int, numbers: Sequence[int]) -> str:
         for first, last in ranges
     )
     return f"{prefix}[{','.join(parts)}]"
+
+
+def without_slurms_own(reason: str) -> str:
+    """Return a Reason without what Slurm has added to it for a reboot."""
+    match = re.search(_BY_SLURM.pattern + r"\Z", reason)
+    return reason[: match.start()] if match else reason
 
 
 def check_reason(reason: str) -> None:

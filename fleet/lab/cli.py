@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import click
-from ClusterShell.NodeSet import NodeSet, NodeSetException
-from ClusterShell.NodeUtils import GroupResolver, GroupResolverError, GroupSource
+from ClusterShell.NodeSet import NodeSet
 from rich.console import Console
 from rich.table import Table
 
 from fleet.errors import FleetError
+from fleet.hostlist import choose
 from fleet.lab.fanout import run_on_nodes
 from fleet.lab.host import check_host, missing_packages
 from fleet.lab.lab import (
@@ -182,22 +182,8 @@ def _login(wanted: Lab, user: str, node: Node) -> str:
 
 
 def _choose(wanted: Lab, hostlist: str | None) -> NodeSet:
-    everything = NodeSet.fromlist([node.name for node in wanted.nodes])
-    if hostlist is None:
-        return everything
-    groups = {name: str(NodeSet.fromlist(members)) for name, members in wanted.groups.items()}
-    resolver = GroupResolver(GroupSource("inventory", groups, str(everything)))
-    try:
-        chosen = NodeSet(hostlist, resolver=resolver)
-    except (NodeSetException, GroupResolverError) as error:
-        raise FleetError(f"--nodes {hostlist}: {error}", "a hostlist like c[1-2],@slurm_compute") from error
-    if not chosen:
-        raise FleetError(f"--nodes {hostlist!r}: no node", f"its nodes are {everything}")
-    if chosen - everything:
-        raise FleetError(
-            f"--nodes: {chosen - everything} not in lab {wanted.name}", f"its nodes are {everything}"
-        )
-    return chosen
+    names = [node.name for node in wanted.nodes]
+    return choose(hostlist, names, wanted.groups, f"lab {wanted.name}", "--nodes")
 
 
 def _show(stages: list[Stage], subject: str) -> None:

@@ -1,0 +1,121 @@
+"""Slurm, asked through ``module_utils.slurm_nodes``: one call for any number of nodes."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+from ClusterShell.NodeSet import NodeSet, NodeSetException
+
+from fleet.errors import FleetError
+from fleet.rollout.commands import Run
+from fleet.rollout.model import Plan, Seen
+from fleet.rollout.scheduler import SchedulerError
+from module_utils import slurm_names, slurm_nodes
+
+_LEFT = re.compile(r"(?:([0-9]+)-)?(?:([0-9]+):)?([0-9]+):([0-9]+)")
+_SQUEUE = ["squeue", "--noheader", "--states=RUNNING,SUSPENDED", "--format=%N|%L"]
+
+
+class Slurm:
+    """Slurm as a Scheduler.
+
+    :param run: runs its commands as a user that may update nodes.
+    :param hosts: all hosts of the inventory; each is a node by the name that ``hostname -s`` prints there.
+    """
+
+    def __init__(self, run: Run, hosts: Collection[str], user: str = "root") -> None:
+        self._run = run
+        self._nodes = slurm_nodes.SlurmNodes(run, user)
+        self._name: dict[str, str] = {}
+        for host in hosts:
+            try:
+                self._name[host] = slurm_names.node_name(host)
+            except ValueError as error:
+                raise FleetError(str(error)) from error
+        self._host = {name: host for host, name in self._name.items()}
+
+    def look(self) -> Mapping[str, Seen]:
+        with _errors():
+            nodes = self._nodes.read_all()
+        return {self._host.get(name, name): _seen(node) for name, node in nodes.items()}
+
+    def drain(self, nodes: Collection[str], reason: str, plan: Plan) -> None:
+        with _errors():
+            known = self._known(nodes)
+            ours = [name for name, node in known.items() if node.drain and plan.owns(node.reason)]
+            self._nodes.relabel(ours, plan.owns, reason)
+            fresh = [name for name in known if name not in ours]
+            self._nodes.drain(fresh, reason, also_down=plan.kind == "provision")
+
+    def resume(self, nodes: Collection[str], plan: Plan) -> None:
+        with _errors():
+            for reason, names in self._by_reason(nodes, plan).items():
+                self._nodes.resume(names, reason)
+
+    def reboot(self, nodes: Collection[str], reason: str, plan: Plan) -> None:
+        with _errors():
+            for present, names in self._by_reason(nodes, plan).items():
+                self._nodes.reboot(names, present)
+
+    def ends(self) -> Mapping[str, float]:
+        code, out, err = self._run(_SQUEUE)
+        if code:
+            raise SchedulerError(f"squeue: {err.strip() or code}")
+        return {self._host.get(name, name): seconds for name, seconds in parse_ends(out).items()}
+
+    def _known(self, nodes: Collection[str]) -> dict[str, slurm_nodes.Node]:
+        """Those of the nodes that Slurm has: one that vanished must not spoil a call for the others."""
+        names = {self._name.get(host, host) for host in nodes}
+        return {name: node for name, node in self._nodes.read_all().items() if name in names}
+
+    def _by_reason(self, nodes: Collection[str], plan: Plan) -> Mapping[str, list[str]]:
+        """Those that the plan holds, by the Reason they have: as a rule there is one."""
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for name, node in self._known(nodes).items():
+            if node.drain and plan.owns(node.reason):
+                reasons[slurm_nodes.without_slurms_own(node.reason)].append(name)
+        return reasons
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except slurm_nodes.SlurmError as error:
+        raise SchedulerError(str(error)) from error
+
+
+def _seen(node: slurm_nodes.Node) -> Seen:
+    held = node.drain or "FAIL" in node.flags or node.down_by_hand
+    return Seen(
+        partitions=frozenset(node.partitions),
+        held=held,
+        busy=node.busy,
+        up=node.up,
+        reason=node.reason if held else "",
+        by=node.user if held else "",
+        booted=node.boot_time,
+    )
+
+
+def parse_ends(text: str) -> dict[str, float]:
+    """Seconds until the last job of each node has to end, from lines ``c[1-2]|1-02:00:00`` of squeue."""
+    ends: dict[str, float] = {}
+    for line in text.splitlines():
+        nodes, _, left = line.strip().partition("|")
+        match = _LEFT.fullmatch(left)
+        # UNLIMITED, NOT_SET and INVALID: nobody knows.
+        seconds = float("inf")
+        if match:
+            days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+            seconds = ((days * 24 + hours) * 60 + minutes) * 60.0 + rest
+        try:
+            names = NodeSet(nodes)
+        except NodeSetException:
+            continue
+        for name in names:
+            ends[name] = max(seconds, ends.get(name, 0.0))
+    return ends
