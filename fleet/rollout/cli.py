@@ -229,7 +229,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     )
 
 
-def _make_plan(given: dict[str, Any], kind: str) -> Plan:
+def _make_plan(given: dict[str, Any], kind: str, *, begin: bool) -> Plan:
     """The plan that options ask for."""
     site = Site.of(given["sources"])
     name = site.kind(given["scheduler"])
@@ -255,12 +255,18 @@ def _make_plan(given: dict[str, Any], kind: str) -> Plan:
         settings=_settings(given),
         space=given["space"],
     )
-    return _planned(wish, site, name, site.scheduler_host(given["scheduler_host"]), given["state"])
+    host = site.scheduler_host(given["scheduler_host"])
+    return _planned(wish, site, name, host, given["state"], begin=begin)
 
 
-def _planned(wish: Wish, site: Site, kind: str, host: str, state: Path | None) -> Plan:
+def _planned(wish: Wish, site: Site, kind: str, host: str, state: Path | None, *, begin: bool) -> Plan:
     if not wish.nodes:
         raise FleetError("no node is left to work on", "see to --nodes, --exclude and the group apptainer")
+    # Before nodes are asked, which takes a while; what counts is asked again under the lock.
+    if begin:
+        journal = Journal(folder(site.cluster(), state))
+        with controller.locked(journal):
+            _check_ended(journal)
     scheduler = site.scheduler(kind, host, state)
     return Planner(site, controller.console()).plan(
         wish, {"kind": kind, "host": host}, scheduler.look(), scheduler.ends()
@@ -282,7 +288,7 @@ def plan(save: Path | None, as_json: bool, **given: Any) -> None:
 
     The same plan is the same text: a saved one can be compared with diff.
     """
-    made = _make_plan(given, _kind(given))
+    made = _make_plan(given, _kind(given), begin=False)
     if save:
         save.write_text(made.dumps() + "\n")
     if as_json:
@@ -313,8 +319,17 @@ def start(file: Path | None, yes: bool, **given: Any) -> None:
                 f"{file}: is no plan: {error}", "write one with `fleet rollout plan --save`"
             ) from error
     else:
-        made = _make_plan(given, _kind(given))
+        made = _make_plan(given, _kind(given), begin=True)
     _begin(made, given["state"], yes=yes)
+
+
+def _check_ended(journal: Journal) -> None:
+    other = controller.unfinished(journal)
+    if other:
+        raise FleetError(
+            f"rollout {other.id} of {other.cluster} ({other.title}) has not ended",
+            "`fleet rollout resume` goes on with it, `fleet rollout abort` ends it",
+        )
 
 
 def _begin(made: Plan, state: Path | None, *, yes: bool) -> None:
@@ -328,12 +343,7 @@ def _begin(made: Plan, state: Path | None, *, yes: bool) -> None:
         click.confirm("begin?", abort=True)
     journal = Journal(folder(made.cluster, state))
     with controller.locked(journal):
-        other = controller.unfinished(journal)
-        if other:
-            raise FleetError(
-                f"rollout {other.id} of {other.cluster} ({other.title}) has not ended",
-                "`fleet rollout resume` goes on with it, `fleet rollout abort` ends it",
-            )
+        _check_ended(journal)
         moment = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         named = dataclasses.replace(
             made, id=f"r{moment}-{secrets.token_hex(2)}", created=time.time(), by=getpass.getuser()
@@ -479,7 +489,7 @@ def rollback(rollout_id: str | None, sources: tuple[Path, ...], state: Path | No
     wish = Wish(
         "upgrade", tuple(names), version, canary=canary, settings=old.settings, adopts=(old.tag, *old.adopts)
     )
-    made = _planned(wish, site, old.scheduler["kind"], host, state)
+    made = _planned(wish, site, old.scheduler["kind"], host, state, begin=True)
     _begin(made, state, yes=yes)
 
 
@@ -533,7 +543,7 @@ def provision(yes: bool, **given: Any) -> None:
     """
     os.umask(0o077)
     try:
-        _begin(_make_plan(given, "provision"), given["state"], yes=yes)
+        _begin(_make_plan(given, "provision", begin=True), given["state"], yes=yes)
     except controller.BusyError as error:
         click.secho(f"fleet: {error}", fg="red", err=True)
         sys.exit(controller.BUSY)

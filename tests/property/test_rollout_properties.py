@@ -1,4 +1,4 @@
-"""A rollout among administrators, crashes and a scheduler that does not always answer: what holds all the time."""
+"""A rollout among administrators, crashes and a scheduler that may not answer: what holds all the time."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class Rollout(RuleBasedStateMachine):
             assert (found.held, found.reason) == (True, why), name
 
     def teardown(self):
-        """All goes well from now on: it comes to an end, and none is lost or left drained without a reason."""
+        """All goes well from now on: it comes to an end, none is lost or left drained without a reason."""
         if not hasattr(self, "cluster"):
             return
         for found in self.cluster.nodes.values():
