@@ -111,8 +111,14 @@ class _Round:
         # One play at a time: the others see what came of it first.
         first = next((act for act in acts if act.kind == "step"), None)
         acts = [act for act in acts if act.kind != "step" or act is first]
+        if any(self._costs(name) for act in acts if act.kind == "fail" for name in act.nodes):
+            # A failed node is kept from users whatever the budget is; what is left of it is seen next time.
+            acts = [act for act in acts if act.kind != "drain"]
         waiting = "; ".join(f"{fold(nodes)} {why}" for why, nodes in self.waits.items())
         return Decision(tuple(notes), tuple(acts), waiting, outcome)
+
+    def _costs(self, name: str) -> bool:
+        return name in self.now.seen and self.now.seen[name].available
 
     # --- one node -------------------------------------------------------------------------------------------
 

@@ -188,7 +188,7 @@ def show_plan(plan: Plan, console: Console) -> None:
             f"waited for {duration(settings.drain_timeout)}" if settings.drain_timeout else "waited for",
         ),
         ("windows", "; ".join(settings.windows) or "always"),
-        *((f"version {version}", nodes) for version, nodes in plan.before.items()),
+        *((f"now at {version}", nodes) for version, nodes in plan.before.items()),
     ]
     details = Table(box=None, pad_edge=False, show_header=False)
     details.add_column(style="dim")

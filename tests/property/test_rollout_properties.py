@@ -170,9 +170,10 @@ class Rollout(RuleBasedStateMachine):
         for number in range(400):
             if self.outcome:
                 break
-            if number == 100:  # it waits for the budget, which they use up
-                for name in list(self.foreign):
-                    self.administrator_resumes(name)
+            if number == 100:  # it waits for the budget, which others and failed nodes use up
+                for name, known in self.driver.state.nodes.items():
+                    if name in self.foreign or known.stage is Stage.FAILED:
+                        self.administrator_resumes(name)
             self.round()
         assert self.outcome, "it goes on for ever"
         self.nothing_forbidden_was_done()

@@ -436,3 +436,19 @@ def test_a_node_that_is_held_when_all_is_done_is_done_and_not_resumed(site):
     site.cluster.run = steps
     assert site.run() == "complete"
     assert site.node("c1").reason == "fan" and "fan" in site.why("c1")
+
+
+def test_a_failed_node_that_somebody_resumed_is_kept_from_users_before_others_are_drained(site):
+    site = site(settings=Settings(unavailable={"*": "2"}, gather=0, poll=1, failures=9))
+    site.node("c2").bad = "apply"
+    run = site.cluster.run
+
+    def steps(plan, step, nodes, folder):
+        result = run(plan, step, nodes, folder)
+        if "c2" in nodes:
+            site.node("c2").held = False
+        return result
+
+    site.cluster.run = steps
+    assert site.run() == "incomplete"  # and run() has seen that no budget was exceeded
+    assert site.node("c2").reason.startswith("fleet r1: failed")
