@@ -9,12 +9,25 @@ module: rollout_survey
 short_description: Read what a rollout has to know of this node
 description:
   - Says which Apptainer users get, what kind of system the node is, and how much space there is where
-  packages are installed and unpacked. Changes nothing. options: space: description: MiB that have to be free
-  on the file system of each of O(paths); it fails where they are not. type: int default: 0 paths:
-  description: Where packages go; those that are missing don't count. type: list elements: path default:
-  [/usr, /var/cache, /var/lib, /etc] attributes: check_mode: support: full description: Does in check mode
-  what it always does, since it changes nothing. diff_mode: support: none description: There is nothing to
-  show a difference of. author: apptainer-fleet
+    packages are installed and unpacked. Changes nothing.
+options:
+  space:
+    description: MiB that have to be free on the file system of each of O(paths); it fails where they are not.
+    type: int
+    default: 0
+  paths:
+    description: Where packages go; those that are missing don't count.
+    type: list
+    elements: path
+    default: [/usr, /var/cache, /var/lib, /etc]
+attributes:
+  check_mode:
+    support: full
+    description: Does in check mode what it always does, since it changes nothing.
+  diff_mode:
+    support: none
+    description: There is nothing to show a difference of.
+author: apptainer-fleet
 """
 
 EXAMPLES = r"""

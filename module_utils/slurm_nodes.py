@@ -110,7 +110,9 @@ class Node:
     @property
     def up(self) -> bool:
         """Whether it answers and would take jobs after a resume."""
-        able = self.responding and self.base != "FUTURE" and not self.flags & (_UNAVAILABLE - {"DRAIN", "FAIL"})
+        able = (
+            self.responding and self.base != "FUTURE" and not self.flags & (_UNAVAILABLE - {"DRAIN", "FAIL"})
+        )
         return able and (self.base != "DOWN" or self.drain)
 
     def drained_by(self, reason: str, user: str) -> bool:
@@ -203,17 +205,6 @@ class SlurmNodes:
             self._update(changed, "DRAIN", reason)
         return Outcome(tuple(changed), tuple(kept), foreign)
 
-    def relabel(self, nodes: Iterable[str], ours: Callable[[str], bool], reason: str) -> None:
-        """Give drained nodes another *reason*, if *ours* says of the present one that it may be replaced.
-
-        Raises SlurmError.
-        """
-        check_reason(reason)
-        seen = self.read(nodes).items()
-        changed = [n for n, node in seen if node.drain and ours(node.reason) and node.reason != reason]
-        if changed:
-            self._update(changed, "DRAIN", reason)
-
     def resume(self, nodes: Iterable[str], reason: str, *, check: bool = False) -> Outcome:
         """Let nodes that were drained for exactly *reason*, by this user, take jobs again.
 
@@ -238,6 +229,19 @@ class SlurmNodes:
                 if some:
                     self._update(some, state)
         return Outcome(tuple(changed), tuple(kept), foreign)
+
+    def change_reason(self, nodes: Iterable[str], old: str, new: str) -> Outcome:
+        """Give nodes drained for exactly *old*, by this user, the Reason *new*. Raises SlurmError."""
+        check_reason(new)
+        changed, foreign = [], {}
+        for name, node in self.read(nodes).items():
+            if node.drained_by(old, self.user):
+                changed.append(name)
+            else:
+                foreign[name] = node
+        if changed:
+            self._do(["scontrol", "update", f"nodename={fold(changed)}", f"reason={new}"])
+        return Outcome(tuple(changed), (), foreign)
 
     def reboot(self, nodes: Iterable[str], reason: str, *, check: bool = False) -> Outcome:
         """Boot nodes anew, as soon as their jobs have ended.

@@ -45,19 +45,21 @@ class Slurm:
     def drain(self, nodes: Collection[str], reason: str, plan: Plan) -> None:
         with _errors():
             known = self._known(nodes)
-            ours = [name for name, node in known.items() if node.drain and plan.owns(node.reason)]
-            self._nodes.relabel(ours, plan.owns, reason)
-            fresh = [name for name in known if name not in ours]
+            ours = _by_reason(known, plan)
+            for present, names in ours.items():
+                if present != reason:
+                    self._nodes.change_reason(names, present, reason)
+            fresh = [name for name in known if not any(name in names for names in ours.values())]
             self._nodes.drain(fresh, reason, also_down=plan.kind == "provision")
 
     def resume(self, nodes: Collection[str], plan: Plan) -> None:
         with _errors():
-            for reason, names in self._by_reason(nodes, plan).items():
+            for reason, names in _by_reason(self._known(nodes), plan).items():
                 self._nodes.resume(names, reason)
 
     def reboot(self, nodes: Collection[str], reason: str, plan: Plan) -> None:
         with _errors():
-            for present, names in self._by_reason(nodes, plan).items():
+            for present, names in _by_reason(self._known(nodes), plan).items():
                 self._nodes.reboot(names, present)
 
     def ends(self) -> Mapping[str, float]:
@@ -71,13 +73,14 @@ class Slurm:
         names = {self._name.get(host, host) for host in nodes}
         return {name: node for name, node in self._nodes.read_all().items() if name in names}
 
-    def _by_reason(self, nodes: Collection[str], plan: Plan) -> Mapping[str, list[str]]:
-        """Those that the plan holds, by the Reason they have: as a rule there is one."""
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for name, node in self._known(nodes).items():
-            if node.drain and plan.owns(node.reason):
-                reasons[slurm_nodes.without_slurms_own(node.reason)].append(name)
-        return reasons
+
+def _by_reason(known: Mapping[str, slurm_nodes.Node], plan: Plan) -> Mapping[str, list[str]]:
+    """Those that the plan holds, by the Reason they have: as a rule there is one."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name, node in known.items():
+        if node.drain and plan.owns(node.reason):
+            reasons[slurm_nodes.without_slurms_own(node.reason)].append(name)
+    return reasons
 
 
 @contextmanager

@@ -46,6 +46,8 @@ class FakeScontrol:
             node = self.nodes.get(name)
             if node is None or not self._names(given.get("nodename", argv[-1]), name):
                 continue
+            if "state" not in given and "reason" in given:
+                node["reason"] = given["reason"]
             match given.get("state"):
                 case "DRAIN":
                     node["state"] = [*dict.fromkeys([*node["state"], "DRAIN"])]
