@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
@@ -47,4 +48,9 @@ def main() -> None:
         cli()
     except FleetError as error:
         click.secho(f"fleet: {error}", fg="red", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        click.secho(f"fleet: {error}\n  mend: make room there", fg="red", err=True)
         sys.exit(1)

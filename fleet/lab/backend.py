@@ -25,6 +25,10 @@ class Backend(Protocol):
         """Where the image this node boots from is, or will be, in the cache."""
         ...
 
+    def has_image(self, lab: Lab, node: Node) -> bool:
+        """Whether it is there, whole."""
+        ...
+
     def build_image(self, lab: Lab, node: Node) -> None:
         """Make that image if the cache has none."""
         ...

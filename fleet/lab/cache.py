@@ -18,27 +18,37 @@ def cache_key(ingredients: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def cached(folder: Path, make: Callable[[Path], None]) -> Path:
+def cached(
+    folder: Path, make: Callable[[Path], None], is_whole: Callable[[Path], bool] = Path.exists
+) -> Path:
     """The folder, made first if it is not there.
 
     Two processes that want the same folder make it once; one that is killed leaves only a part beside it,
     which the next one throws away.
 
     :param make: fills the empty folder it is given, or raises.
+    :param is_whole: whether it is there and good; what is not is made anew.
     """
-    if folder.exists():
+    if is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.with_suffix(".lock")):
-        if folder.exists():
+        if is_whole(folder):
             return folder
         part = folder.with_suffix(".part")
         if part.exists():
             shutil.rmtree(part)
         part.mkdir(mode=0o755)
         make(part)
+        if folder.exists():
+            shutil.rmtree(folder)
         part.rename(folder)
     return folder
+
+
+def made(folder: Path) -> int:
+    """When a cached folder was made, 0 if it is not there: a disk over one does not fit its successor."""
+    return folder.stat().st_mtime_ns if folder.exists() else 0
 
 
 @contextmanager

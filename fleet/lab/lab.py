@@ -36,7 +36,7 @@ BACKENDS: dict[str, Backend] = {"nspawn": Nspawn(), "qemu": Qemu()}
 #: In the folder of a lab: the path of the inventory that it was made from.
 INVENTORY_NOTE = "inventory"
 #: Emulated machines are slow, on a busy host very slow; containers answer within a second.
-BOOT_DEADLINE = 600.0
+BOOT_DEADLINE = 1200.0
 
 
 @dataclass(frozen=True)
@@ -256,14 +256,17 @@ def _starter(lab: Lab, node: Node) -> Callable[[], None]:
 
 
 def _image_steps(lab: Lab) -> list[Step]:
-    wanted = {BACKENDS[n.backend].image_folder(lab, n): n for n in lab.nodes}
+    wanted = {
+        BACKENDS[n.backend].image_folder(lab, n): n
+        for n in lab.nodes
+        if not BACKENDS[n.backend].has_image(lab, n)
+    }
     return [
         Step(
             f"build base image {folder} with {1 + len(node.packages)} packages and what they need",
             lambda node=node: BACKENDS[node.backend].build_image(lab, node),  # type: ignore[misc]
         )
         for folder, node in wanted.items()
-        if not folder.exists()
     ]
 
 

@@ -7,12 +7,13 @@ memory (capability ``x-ignore-shared``).
 
 from __future__ import annotations
 
+import functools
+import json
 import platform
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,19 +22,27 @@ from fleet.lab.cache import cache_key, cached
 from fleet.lab.host import Mirror
 from fleet.lab.image import BaseImage
 from fleet.lab.model import Node, lab_cache
-from fleet.lab.qmp import Qmp, connected
+from fleet.lab.qmp import QEMU_LOG, Qmp, connected
 from fleet.lab.run import ISOLATED, environment, run
 
 #: Debian's ordinary kernel: the one for clouds has no RDMA, no NFS server.
 KERNEL_PACKAGES = ("initramfs-tools", "kmod", "linux-image-amd64", "udev", "zstd")
 GUEST = Path(__file__).with_name("guest")
 DISK_SIZE = "8G"
-COLD_BOOT_DEADLINE = 400.0
+#: What a clone needs of a snapshot; a file of it that was cut short gives a machine that hangs.
+PARTS = ("accelerator", "disk.qcow2", "disk.raw", "initrd", "ram", "state", "vmlinuz")
+#: In a snapshot, the sizes that these have.
+SIZES = "sizes.json"
+#: MiB that the disk of a booted machine takes, and that its first boot adds.
+DISK_MIB = 1536
+#: Half a minute on a quiet machine, a minute of processor time in any case.
+COLD_BOOT_DEADLINE = 1200.0
 #: An accelerator that has not brought the kernel to user space by then never will; seen with nested KVM.
 KVM_DEADLINE = 30.0
 #: What services do after boot should not be done again in every clone.
 SETTLE = 5.0
-KERNEL_ARGUMENTS = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off quiet"
+#: A kernel that cannot go on boots again: nobody sits at its console.
+KERNEL_ARGUMENTS = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off quiet panic=1 oops=panic"
 
 #: $1 root file system, $2 the folder to make, $3 the guest's files. mkfs fills the disk: no loop device.
 MAKE_DISK = f"""\
@@ -75,7 +84,7 @@ class Machine:
 
     @property
     def folder(self) -> Path:
-        """disk.qcow2, ram, state, vmlinuz, initrd, accelerator; in the cache, there or to be made."""
+        """What is in PARTS; in the cache, there or to be made."""
         guest = {path.name: path.read_text() for path in sorted(GUEST.iterdir())}
         key = cache_key(
             {
@@ -85,6 +94,7 @@ class Machine:
                 "guest": guest,
                 "disk": MAKE_DISK,
                 "arguments": KERNEL_ARGUMENTS,
+                "hardware": self._hardware("", Path(), shared=True),
                 "emulator": _emulator_version(),
                 "host": platform.release(),
             }
@@ -97,31 +107,51 @@ class Machine:
         :raises FleetError: a program failed, or the machine did not boot with any accelerator.
         """
         root = self.image.build(lab_name)
-        return cached(self.folder, lambda part: self._make(root, part, lab_name))
+        return cached(self.folder, lambda part: self._make(root, part, lab_name), lambda _: self.is_made)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the cache has it, whole."""
+        try:
+            return bool(json.loads((self.folder / SIZES).read_text()) == _sizes(self.folder))
+        except (OSError, ValueError):
+            return False
 
     def _make(self, root: Path, part: Path, lab_name: str) -> None:
+        # QEMU without space does not say so: it ends, or waits for some.
+        free, needed = shutil.disk_usage(part).free >> 20, self.memory + DISK_MIB
+        if free < needed:
+            raise FleetError(
+                f"{part.parent}: {free} MiB are free, the snapshot of a virtual machine may need {needed}",
+                "free some, or set XDG_CACHE_HOME to a folder on a larger file system",
+            )
         run([*ISOLATED, "sh", "-c", MAKE_DISK, "sh", root, part, GUEST], lab_name=lab_name)
         # Whether KVM carries an ordinary kernel is only known when it has: /dev/kvm alone says little.
+        said = ""
         for accelerator, seconds in (("kvm", KVM_DEADLINE), ("tcg", COLD_BOOT_DEADLINE)):
             if accelerator == "kvm" and not Path("/dev/kvm").exists():
                 continue
             (part / "accelerator").write_text(accelerator)
-            with suppress(FleetError, OSError):
+            try:
                 self._boot_and_save(part, lab_name, time.monotonic() + seconds)
-                return
+            except FleetError as error:
+                said = error.message
+                continue
+            (part / SIZES).write_text(json.dumps(_sizes(part)))
+            return
         log = self.folder.with_suffix(".log")
         shutil.copy(part / "console.log", log)
-        raise FleetError(f"the virtual machine does not boot ({log})", "see its console")
+        raise FleetError(f"the virtual machine does not boot: {said}", f"see its console, {log}")
 
     def _boot_and_save(self, part: Path, lab_name: str, deadline: float) -> None:
         for name in ("console.log", "qmp.sock", "identity.sock"):
             (part / name).unlink(missing_ok=True)
         argv = [*self.command(part), *cold_start(part), "-drive", disk_option(part / "disk.qcow2")]
-        with launched(argv, part, lab_name):
-            with connected(part / "identity.sock", deadline) as agent:
+        with launched(argv, part, lab_name) as process:
+            with connected(part / "identity.sock", deadline, process.poll) as agent:
                 expect_line(agent.recv, b"waiting\n")
             time.sleep(SETTLE)
-            with connected(part / "qmp.sock", time.monotonic() + 120) as connection:
+            with connected(part / "qmp.sock", time.monotonic() + 120, process.poll) as connection:
                 qmp = Qmp(connection)
                 qmp.ask("stop")
                 qmp.ask("migrate-set-capabilities", capabilities=[IGNORE_SHARED])
@@ -135,8 +165,10 @@ class Machine:
         :param memory_folder: where the file ``ram`` is.
         :param shared: whether to write to it, as only the first boot may.
         """
+        return self._hardware((memory_folder / "accelerator").read_text(), memory_folder, shared=shared)
+
+    def _hardware(self, accelerator: str, memory_folder: Path, *, shared: bool) -> list[str]:
         share = "on" if shared else "off"
-        accelerator = (memory_folder / "accelerator").read_text()
         processor = "host" if accelerator == "kvm" else "qemu64"
         return [
             *["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"],
@@ -160,8 +192,11 @@ IGNORE_SHARED = {"capability": "x-ignore-shared", "state": True}
 
 
 def disk_option(path: Path) -> str:
-    """QEMU's words for a disk that need not survive a crash of this machine."""
-    return f"file={path},if=virtio,format=qcow2,cache=unsafe,discard=unmap"
+    """QEMU's words for a disk that need not survive a crash of this machine.
+
+    Without space for it the machine sees errors; by itself QEMU would let it stand still, silently.
+    """
+    return f"file={path},if=virtio,format=qcow2,cache=unsafe,discard=unmap,werror=report"
 
 
 def cold_start(folder: Path) -> list[str]:
@@ -188,8 +223,8 @@ class launched:  # noqa: N801 - a context manager, used like a function
 
 
 def start_qemu(argv: list[str], folder: Path, lab_name: str) -> subprocess.Popen[bytes]:
-    """Start it in a session of its own, its own words going to ``qemu.log``."""
-    with (folder / "qemu.log").open("ab") as log:
+    """Start it in a session of its own, its own words going to a file."""
+    with (folder / QEMU_LOG).open("ab") as log:
         return subprocess.Popen(
             argv,
             cwd=folder,
@@ -214,6 +249,11 @@ def expect_line(receive: Callable[[int], bytes], wanted: bytes) -> None:
         data += part
 
 
+def _sizes(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_size for name in PARTS}
+
+
+@functools.cache
 def _emulator_version() -> str:
     if not shutil.which("qemu-system-x86_64"):
         return ""

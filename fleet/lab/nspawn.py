@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from fleet.lab.cache import made
 from fleet.lab.host import debian_mirror
 from fleet.lab.identity import NodeFile, hosts_file, identity_files, make_host_key
 from fleet.lab.image import BaseImage
@@ -56,6 +57,10 @@ class Nspawn:
     def image_folder(self, lab: Lab, node: Node) -> Path:
         """The unpacked root in the cache."""
         return self._image(lab, node).folder
+
+    def has_image(self, lab: Lab, node: Node) -> bool:
+        """Whether it is there: it was renamed when it was whole."""
+        return self.image_folder(lab, node).exists()
 
     def build_image(self, lab: Lab, node: Node) -> None:
         """Make the unpacked root with mmdebstrap."""
@@ -148,7 +153,8 @@ class Nspawn:
         kill_processes(lambda: processes_naming(lab_name, node_home(lab_name, node_name)))
 
     def _recipe(self, lab: Lab, node: Node) -> str:
-        made_of = {"image": self.image_folder(lab, node).name, "network": str(lab.network)}
+        image = self.image_folder(lab, node)
+        made_of = {"image": image.name, "made": made(image), "network": str(lab.network)}
         return json.dumps({**node.spec(), **made_of}, sort_keys=True)
 
     def _image(self, lab: Lab, node: Node) -> BaseImage:

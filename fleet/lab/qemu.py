@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fleet.errors import FleetError
+from fleet.lab.cache import made
 from fleet.lab.host import debian_mirror
 from fleet.lab.identity import NodeFile, hosts_file, identity_files, make_host_key
 from fleet.lab.machine import IGNORE_SHARED, Machine, cold_start, disk_option, expect_line, start_qemu
@@ -23,7 +24,10 @@ from fleet.lab.model import Lab, Node, node_home
 from fleet.lab.qmp import Qmp, connected
 from fleet.lab.run import kill_processes, processes_naming, run
 
-RESTORE_DEADLINE = 60.0
+#: A few seconds are enough on a quiet machine.
+RESTORE_DEADLINE = 300.0
+#: In a node's folder: its disk may differ from the snapshot's; it has got its identity.
+STARTED, NAMED = "started", "named"
 INTERFACE = "eth0"
 
 
@@ -39,6 +43,10 @@ class Qemu:
     def image_folder(self, lab: Lab, node: Node) -> Path:
         """The snapshot in the cache."""
         return self._machine(lab, node).folder
+
+    def has_image(self, lab: Lab, node: Node) -> bool:
+        """Whether it is there, and no file of it was cut short."""
+        return self._machine(lab, node).is_made
 
     def build_image(self, lab: Lab, node: Node) -> None:
         """Make the snapshot: image, disk, cold boot, saving."""
@@ -64,9 +72,12 @@ class Qemu:
         (home / "node.json").write_text(self._recipe(lab, node))
 
     def is_whole(self, lab: Lab, node: Node) -> bool:
-        """Whether the recipe it was made from is there and is today's."""
-        recipe = node_home(lab.name, node.name) / "node.json"
-        return recipe.exists() and recipe.read_text() == self._recipe(lab, node)
+        """Whether the recipe it was made from is there and is today's, and no first start was cut short."""
+        home = node_home(lab.name, node.name)
+        recipe = home / "node.json"
+        if not recipe.exists() or recipe.read_text() != self._recipe(lab, node):
+            return False
+        return (home / NAMED).exists() or not (home / STARTED).exists()
 
     def write_hosts(self, lab: Lab, node: Node) -> None:
         """Over SSH, if it runs; one that does not yet gets it with its identity."""
@@ -77,31 +88,43 @@ class Qemu:
 
     def start(self, lab: Lab, node: Node) -> None:
         """Restore it from the snapshot and give it its identity, or boot it if it has one."""
+        try:
+            self._start(lab, node)
+        except FleetError as error:
+            raise FleetError(
+                f"node {node.name}: {error.message}",
+                f"fleet lab logs {node.name}; if it happens again, remove {self.image_folder(lab, node)},"
+                " which is then made anew",
+            ) from error
+
+    def _start(self, lab: Lab, node: Node) -> None:
         home = node_home(lab.name, node.name)
+        self.kill(lab.name, node.name)  # one that a killed `up` has not brought to its network
         for name in ("qmp.sock", "identity.sock"):
             (home / name).unlink(missing_ok=True)
-        has_identity = (home / "started").exists()
+        has_identity = (home / NAMED).exists()
         deadline = time.monotonic() + RESTORE_DEADLINE
-        argv = self._command(lab, node, cold=has_identity)
-        start_qemu(argv, home, lab.name)
-        with connected(home / "qmp.sock", deadline) as connection:
+        (home / STARTED).touch()
+        process = start_qemu(self._command(lab, node, cold=has_identity), home, lab.name)
+        with connected(home / "qmp.sock", deadline, process.poll) as connection:
             qmp = Qmp(connection)
-            run(["ip", "link", "set", _tap(lab, node), "master", lab.bridge, "up"], lab_name=lab.name)
+            tap = _tap(lab.name, node.name)
+            run(["ip", "link", "set", tap, "master", lab.bridge, "up"], lab_name=lab.name)
             if has_identity:
                 return
             qmp.ask("migrate-set-capabilities", capabilities=[IGNORE_SHARED])
             qmp.ask("migrate-incoming", uri=f"exec:cat {self.image_folder(lab, node)}/state")
             qmp.wait_for_migration(deadline)
-            # From here on its disk is not the snapshot's any more.
-            (home / "started").touch()
             qmp.ask("cont")
-        with connected(home / "identity.sock", deadline) as agent:
+        with connected(home / "identity.sock", deadline, process.poll) as agent:
             agent.sendall(json.dumps(self._order(lab, node)).encode() + b"\n")
             expect_line(agent.recv, b"ready\n")
+        (home / NAMED).touch()
 
     def is_running(self, lab_name: str, node_name: str) -> bool:
-        """Whether its QEMU is there."""
-        return bool(processes_naming(lab_name, node_home(lab_name, node_name)))
+        """Whether its QEMU is there and is on the lab's network."""
+        there = processes_naming(lab_name, node_home(lab_name, node_name))
+        return bool(there) and Path("/sys/class/net", _tap(lab_name, node_name), "master").exists()
 
     def kill(self, lab_name: str, node_name: str) -> None:
         """Kill its QEMU."""
@@ -111,7 +134,8 @@ class Qemu:
         return Machine.of(node, debian_mirror(lab.mirror))
 
     def _recipe(self, lab: Lab, node: Node) -> str:
-        made_of = {"image": self.image_folder(lab, node).name, "network": str(lab.network)}
+        image = self.image_folder(lab, node)
+        made_of = {"image": image.name, "made": made(image), "network": str(lab.network)}
         return json.dumps({**node.spec(), **made_of}, sort_keys=True)
 
     def _command(self, lab: Lab, node: Node, *, cold: bool) -> list[str]:
@@ -120,7 +144,7 @@ class Qemu:
         # The same devices in the same order as in the snapshot, but for the other end of the network card.
         boot = cold_start(machine.folder)
         boot[boot.index("hubport,id=net,hubid=0")] = (
-            f"tap,id=net,ifname={_tap(lab, node)},script=no,downscript=no"
+            f"tap,id=net,ifname={_tap(lab.name, node.name)},script=no,downscript=no"
         )
         argv += [*boot, "-drive", disk_option(home / "disk.qcow2")]
         return argv if cold else [*argv, "-S", "-incoming", "defer"]
@@ -146,16 +170,16 @@ def _plain(file: NodeFile) -> tuple[int, int, str]:
     return fields["mode"], fields["owner"], fields["content"]
 
 
-def _digest(lab: Lab, node: Node) -> str:
-    return hashlib.sha256(f"{lab.name}/{node.name}".encode()).hexdigest()
+def _digest(lab_name: str, node_name: str) -> str:
+    return hashlib.sha256(f"{lab_name}/{node_name}".encode()).hexdigest()
 
 
-def _tap(lab: Lab, node: Node) -> str:
+def _tap(lab_name: str, node_name: str) -> str:
     """Name of the node's link on this machine; a link's name has fifteen characters at the most."""
-    return f"lab{_digest(lab, node)[:11]}"
+    return f"lab{_digest(lab_name, node_name)[:11]}"
 
 
 def _mac(lab: Lab, node: Node) -> str:
     """A locally administered address of its own: all clones of a snapshot wake up with the same."""
-    digits = _digest(lab, node)
+    digits = _digest(lab.name, node.name)
     return ":".join(["52", "54", *(digits[i : i + 2] for i in range(0, 8, 2))])

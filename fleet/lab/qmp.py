@@ -6,12 +6,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fleet.errors import FleetError
+
+#: What a QEMU says itself, in the folder that it runs in.
+QEMU_LOG = "qemu.log"
 
 
 class Qmp:
@@ -57,12 +60,13 @@ class Qmp:
 
 
 @contextmanager
-def connected(path: Path, deadline: float) -> Iterator[socket.socket]:
+def connected(path: Path, deadline: float, has_ended: Callable[[], object]) -> Iterator[socket.socket]:
     """A connection to a socket that a QEMU is about to make; reads time out at the deadline.
 
     A socket's address has 107 bytes at the most, so the path is reached through its folder's descriptor.
 
-    :raises FleetError: there is none in time.
+    :param has_ended: says whether that QEMU has ended.
+    :raises FleetError: there is none in time, or it does not answer in time.
     """
     folder = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -72,10 +76,23 @@ def connected(path: Path, deadline: float) -> Iterator[socket.socket]:
                     connection.connect(f"/proc/self/fd/{folder}/{path.name}")
                     break
                 except OSError as error:
+                    if has_ended():
+                        raise FleetError(_last_words(path.parent)) from error
                     if time.monotonic() > deadline:
                         raise FleetError(f"{path}: {error}", "see the machine's console log") from error
                     time.sleep(0.01)
             connection.settimeout(max(1.0, deadline - time.monotonic()))
-            yield connection
+            try:
+                yield connection
+            except (TimeoutError, ConnectionError) as error:
+                if has_ended():
+                    raise FleetError(_last_words(path.parent)) from error
+                raise FleetError(f"{path}: no answer in time", "see the machine's console log") from error
     finally:
         os.close(folder)
+
+
+def _last_words(folder: Path) -> str:
+    log = folder / QEMU_LOG
+    said = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
+    return "\n    ".join([f"QEMU has ended ({log}):", *said])
