@@ -19,13 +19,13 @@ from fleet.errors import FleetError
 from fleet.lab.cache import made
 from fleet.lab.host import debian_mirror
 from fleet.lab.identity import NodeFile, hosts_file, identity_files, make_host_key
-from fleet.lab.machine import IGNORE_SHARED, Machine, cold_start, disk_option, expect_line, start_qemu
+from fleet.lab.machine import IGNORE_SHARED, Machine, cold_start, disk_option, read_line, start_qemu
 from fleet.lab.model import Lab, Node, node_home
 from fleet.lab.qmp import Qmp, connected
 from fleet.lab.run import kill_processes, processes_naming, run
 
 #: A few seconds are enough on a quiet machine.
-RESTORE_DEADLINE = 300.0
+RESTORE_DEADLINE = 600.0
 #: In a node's folder: its disk may differ from the snapshot's; it has got its identity.
 STARTED, NAMED = "started", "named"
 INTERFACE = "eth0"
@@ -117,8 +117,11 @@ class Qemu:
             qmp.wait_for_migration(deadline)
             qmp.ask("cont")
         with connected(home / "identity.sock", deadline, process.poll) as agent:
-            agent.sendall(json.dumps(self._order(lab, node)).encode() + b"\n")
-            expect_line(agent.recv, b"ready\n")
+            said = b""
+            while said != b"ready\n":
+                # It waits again if its kernel could not go on after all, and has booted.
+                agent.sendall(json.dumps(self._order(lab, node)).encode() + b"\n")
+                said = read_line(agent.recv)
         (home / NAMED).touch()
 
     def is_running(self, lab_name: str, node_name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import ipaddress
 import json
 import shutil
@@ -17,7 +18,7 @@ from fleet.lab import machine as machine_module
 from fleet.lab.cache import cached, made
 from fleet.lab.host import Mirror
 from fleet.lab.lab import BACKENDS
-from fleet.lab.machine import PARTS, SIZES, Machine
+from fleet.lab.machine import PARTS, SIZES, Machine, read_line
 from fleet.lab.model import Lab, Node, node_home
 from fleet.lab.qmp import connected
 
@@ -128,3 +129,10 @@ def test_a_full_disk_is_an_error_and_no_traceback(
     if code:
         assert ended.value.code == code  # type: ignore[attr-defined]
         assert "/a/file" in capsys.readouterr().err
+
+
+def test_an_agent_is_read_line_by_line_until_its_machine_ends() -> None:
+    data = io.BytesIO(b"waiting\nready\n")
+    assert [read_line(data.read), read_line(data.read)] == [b"waiting\n", b"ready\n"]
+    with pytest.raises(FleetError, match="ended"):
+        read_line(data.read)
