@@ -37,6 +37,7 @@ test-vm: $(BIN)/.dev   ## Molecule scenarios on virtual machines, kernels of the
 bench: $(BIN)/.dev  ## Figures of this machine; nothing is asserted (root)
 	tests/bench/lab_boot
 	tests/bench/image_digests
+	tests/bench/role_tasks
 	tests/bench/image_rescan
 
 docs: $(BIN)/.dev   ## Write role READMEs and reference pages anew

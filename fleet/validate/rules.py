@@ -27,7 +27,7 @@ from fleet.validate.findings import Finding, Severity, ordered
 from fleet.validate.resolve import Resolved, UnresolvedError, contains_unknown, templates
 from fleet.validate.vocabulary import GROUPS, OTHER_GROUPS, SLURM_SWITCH, Vocabulary, guess, near
 from fleet.validate.written import Definition, Kind, Place, Written, ini_lines, read
-from module_utils import slurm_names
+from module_utils import apptainer_package_files, slurm_names
 
 # RFC 1123, section 2.1: letters, digits and hyphens between dots, at most 63 in a label.
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -340,6 +340,30 @@ def _key_files(inventory: _Inventory) -> Iterator[Finding]:
                 mend = _made_later(inventory, key) or "put the public key there, in ASCII armor"
                 finding = _at(definition, "no-such-file", f"there is no file {key} on this machine", mend)
                 yield replace(finding, severity=Severity.WARNING)
+
+
+def _package_files(inventory: _Inventory) -> Iterator[Finding]:
+    """Package files of this machine that are not there, or are others than promised."""
+    for definition in inventory.written.definitions:
+        if definition.name != apptainer_package_files.VARIABLE:
+            continue
+        values = [value for _, value in _outcomes(inventory, definition) if isinstance(value, list)]
+        entries = [entry for value in values for entry in value if isinstance(entry, dict)]
+        given = {
+            (entry["file"], entry.get("sha256")) for entry in entries if isinstance(entry.get("file"), str)
+        }
+        for file, digest in sorted(given, key=str):
+            if not inventory.resolved.is_file(file):
+                mend = _made_later(inventory, file) or "put it there, or name its url"
+                finding = _at(definition, "no-such-file", f"there is no file {file} on this machine", mend)
+                yield replace(finding, severity=Severity.WARNING)
+            elif isinstance(digest, str) and Path(file).is_absolute():
+                one = apptainer_package_files.PackageFile(digest, file)
+                try:
+                    apptainer_package_files.check(Path(file), one)
+                except apptainer_package_files.PackageFileError as error:
+                    what, mend = str(error).partition(": ")[2], "fetch it again, or correct its sha256"
+                    yield _at(definition, "wrong-digest", what, mend)
 
 
 # --- groups and hosts ---------------------------------------------------------------------------------------
@@ -723,6 +747,7 @@ _RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
     _values,
     _required,
     _key_files,
+    _package_files,
     _no_hosts,
     _group_names,
     _functional_groups,

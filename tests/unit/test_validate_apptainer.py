@@ -13,6 +13,7 @@ from fleet.validate import Finding, Severity, check_inventory
 
 PROJECT = Path(__file__).parents[2]
 YEAR = datetime.date.today() + datetime.timedelta(days=365)
+FILE = {"url": "https://x/apptainer.deb", "sha256": "0" * 64}
 LIMITS = {"limit container paths": ["/opt/containers"]}
 KEY = "5994BE54C31CF1B5E1994F987C52CF6D055F072B"
 GROUP = {"name": "site", "dirpath": "/opt/containers", "fingerprints": [KEY]}
@@ -85,6 +86,25 @@ def test_defaults_have_no_findings(site: Path) -> None:
             "but apptainer_profile is 'rootless'",
         ),
         ({"apptainer_repository": {"url": "http://x/"}}, "contradiction", "repository", "has no key"),
+        ({"apptainer_package_files": [FILE, FILE]}, "contradiction", "package_files", "is there twice"),
+        (
+            {"apptainer_package_files": [{**FILE, "url": "https://x/a.zip"}]},
+            "contradiction",
+            "package_files",
+            "is no package by its name",
+        ),
+        (
+            {"apptainer_tree": {"path": "/sw/apptainer"}},
+            "contradiction",
+            "tree",
+            "which has no value: give them",
+        ),
+        (
+            {**ENFORCED, "apptainer_package_files": [FILE], "apptainer_tree": {"path": "/sw/apptainer"}},
+            "contradiction",
+            "tree",
+            "which needs the setuid starter, and a tree has none",
+        ),
         ({"user_namespaces_enabled": False}, "L07", None, "no container starts"),
         ({**ENFORCED, "apptainer_ecl": None}, "contradiction", "ecl", "the list is not set, but"),
         ({**ENFORCED, "apptainer_ecl": {"enabled": False}}, "contradiction", "ecl", "the list is off, but"),

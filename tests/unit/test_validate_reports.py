@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,23 @@ def test_a_signer_s_key_that_is_not_there_is_a_warning(site: Path) -> None:
 
 def test_a_key_that_is_there(site: Path) -> None:
     assert check(site, apptainer_repository=REPOSITORY) == []
+
+
+def test_a_package_file_that_is_not_there_is_a_warning(site: Path) -> None:
+    files = [{"file": "/nonexistent/apptainer.deb", "sha256": "0" * 64}]
+    (finding,) = check(site, apptainer_repository={}, apptainer_package_files=files)
+    assert (finding.severity, finding.rule) == (Severity.WARNING, "no-such-file")
+    assert "/nonexistent/apptainer.deb" in finding.what
+
+
+def test_a_package_file_with_another_digest_is_an_error(site: Path, tmp_path: Path) -> None:
+    file = tmp_path / "apptainer.deb"
+    file.write_text("x")
+    files = [{"file": str(file), "sha256": digest} for digest in ("0" * 64, hashlib.sha256(b"x").hexdigest())]
+    found = check(site, apptainer_repository={}, apptainer_package_files=files)
+    (finding,) = [finding for finding in found if finding.rule == "wrong-digest"]
+    assert finding.severity == Severity.ERROR
+    assert f"and {'0' * 64} was promised" in finding.what and finding.file is not None
 
 
 def test_two_hosts_of_one_name_for_slurm(site: Path) -> None:

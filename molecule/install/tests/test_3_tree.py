@@ -4,8 +4,6 @@ import concurrent.futures
 
 import pytest
 
-testinfra_hosts = ["deb"]
-
 PREFIX = "/srv/shared"
 ID = "runuser -u alice -- apptainer exec --no-home /srv/id.sif /id -u"
 IMAGE = """
@@ -17,6 +15,12 @@ for file in $(ldd /srv/root/id | grep -o '/[^ ]*'); do
 done
 apptainer --silent build --force /srv/id.sif /srv/root
 """
+
+
+@pytest.fixture(scope="module")
+def host(nodes):
+    """The node that gets a tree."""
+    return nodes["deb"]
 
 
 @pytest.fixture(scope="module")
