@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 
 import click
 
-from fleet import __version__
 from fleet.errors import FleetError
+from fleet.paths import PROJECT
 
 COMMANDS = {
     "demo": "fleet.demo:command",
     "docs": "fleet.docs:command",
     "image": "fleet.images.cli:image",
     "lab": "fleet.lab.cli:lab",
+    "nodes": "fleet.nodes:nodes",
     "provision": "fleet.rollout.cli:provision",
     "rollout": "fleet.rollout.cli:rollout",
     "validate": "fleet.validate.cli:validate",
@@ -31,13 +33,15 @@ class _Commands(click.Group):
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
+        # Ansible reads its settings when it is imported; inventories need the project's plugins anywhere.
+        os.environ["ANSIBLE_CONFIG"] = str(PROJECT / "ansible.cfg")
         module, attribute = COMMANDS[name].split(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="fleet")
+@click.version_option(package_name="apptainer-fleet", prog_name="fleet")
 def cli() -> None:
     """Run Apptainer on a fleet of nodes: try it in a lab, check it, roll it out."""
 

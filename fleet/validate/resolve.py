@@ -9,9 +9,7 @@ something (``pipe``, ``url``, ``password``, ...) are never called, facts of node
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
@@ -27,11 +25,12 @@ from ansible.inventory.host import Host
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import EncryptedString
-from ansible.plugins.loader import filter_loader, init_plugin_loader
+from ansible.plugins.loader import filter_loader, init_plugin_loader, inventory_loader
 from ansible.template import Templar, is_trusted_as_template
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
+from fleet.inventory import quiet
 from fleet.validate.written import UNKNOWN, Written
 
 # Lookups that read and compute, and change nothing anywhere.
@@ -127,11 +126,12 @@ class UnresolvedError(Exception):
 
 
 @functools.cache
-def _load_plugins(filters: Path) -> None:
-    """Make Ansible's plugins and the project's own filters known to its template engine; once per process."""
+def _load_plugins(plugins: Path) -> None:
+    """Make Ansible's plugins and the project's own filters and inventories known; once per process."""
     init_plugin_loader()
-    if filters.is_dir():
-        filter_loader.add_directory(str(filters))
+    for loader, folder in ((filter_loader, plugins / "filter"), (inventory_loader, plugins / "inventory")):
+        if folder.is_dir():
+            loader.add_directory(str(folder))
 
 
 class _Loader(DataLoader):  # type: ignore[misc]
@@ -178,7 +178,7 @@ class Resolved:
         ``defaults`` are the roles' defaults/main.yml: a value may refer to them.
         """
         with quiet():
-            _load_plugins(project / "plugins" / "filter")
+            _load_plugins(project / "plugins")
             manager = InventoryManager(_Loader(), [str(path) for path in written.readable], parse=False)
         for file in written.inventory_files:
             _parse(manager, file, written)
@@ -365,11 +365,3 @@ def contains_unknown(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(contains_unknown(item) for item in value)
     return value is UNKNOWN or isinstance(value, EncryptedString)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[io.StringIO]:
-    """Keep Ansible's warnings off the screen, and give what it said: what matters comes back as findings."""
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-        yield said

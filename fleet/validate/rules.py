@@ -6,7 +6,6 @@ at the first finding.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import re
 from collections import defaultdict
@@ -19,6 +18,7 @@ from ClusterShell.NodeSet import NodeSet, NodeSetException
 from ClusterShell.NodeUtils import GroupResolver, GroupResolverError, GroupSource, GroupSourceError
 
 from fleet.errors import FleetError
+from fleet.hostlist import fold
 from fleet.lab import model as lab
 from fleet.markup import plain
 from fleet.paths import state_home
@@ -102,16 +102,6 @@ def _at(definition: Definition, rule: str, what: str, mend: str = "", where: str
         definition.line,
         where or definition.where,
     )
-
-
-def fold(hosts: Iterable[str]) -> str:
-    """Host names as people write many of them: ``c1``, ``c2`` → ``c[1-2]``."""
-    names = sorted(hosts)
-    # Only names without an operator: NodeSet would take @storage for a group and ask for its nodes.
-    if all(map(_HOST_NAME.fullmatch, names)):
-        with contextlib.suppress(NodeSetException):
-            return str(NodeSet.fromlist(names))
-    return ",".join(names)
 
 
 def _hosts(names: Iterable[str]) -> str:
@@ -430,7 +420,7 @@ def _host_names(inventory: _Inventory) -> Iterator[Finding]:
             continue
         mend = "use letters, digits and hyphens between dots (RFC 1123)"
         if "[" in host:
-            mend = "Ansible writes ranges with a colon: c[1:3], not c[1-3]"
+            mend = "write a hostlist such as c[1-3,7], or a range of Ansible's, c[1:3]"
         yield _error("host-name", "is no valid host name", mend, place, f"host {host}")
 
 

@@ -25,6 +25,7 @@ from ansible.parsing.utils.addresses import parse_address
 from ansible.plugins.inventory import detect_range, expand_hostname_range
 from ansible.template import trust_as_template
 
+from fleet import hostlist
 from fleet.validate.findings import Finding, Severity
 
 Kind = Literal["group", "host"]
@@ -104,9 +105,11 @@ def read(sources: Sequence[Path]) -> Written:
 
 
 def expand(pattern: str) -> tuple[str, ...]:
-    """The host names an inventory key stands for: ``c[1:2]`` → ``c1``, ``c2``; a key that is no range →
-    itself."""
+    """The host names an inventory key stands for: ``c[1-2]`` or ``c[1:2]`` → ``c1``, ``c2``; a key that is
+    none of both → itself."""
     try:
+        if hostlist.is_hostlist(pattern):
+            return tuple(hostlist.expand(pattern))
         return tuple(expand_hostname_range(pattern)) if detect_range(pattern) else (pattern,)
     except (AnsibleError, ValueError):
         return (pattern,)

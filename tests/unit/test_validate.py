@@ -348,7 +348,8 @@ def test_controller_machine_needs_no_group(hosts: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mend"), [("c_1", "RFC 1123"), ("c[1-3]", "c[1:3]"), ("-c1", "RFC"), ("a..b", "RFC")]
+    ("name", "mend"),
+    [("c_1", "RFC 1123"), ("c[1-3", "c[1-3,7]"), ("c[1+3]", "c[1-3,7]"), ("-c1", "RFC"), ("a..b", "RFC")],
 )
 def test_invalid_host_name(hosts: Path, name: str, mend: str) -> None:
     hosts_file(hosts, apptainer={name: None})
@@ -358,7 +359,9 @@ def test_invalid_host_name(hosts: Path, name: str, mend: str) -> None:
     assert mend in finding.mend
 
 
-@pytest.mark.parametrize("name", ["c1", "C-1", "c1.cluster.example", "10.0.0.1", "c[01:20]"])
+@pytest.mark.parametrize(
+    "name", ["c1", "C-1", "c1.cluster.example", "10.0.0.1", "c[01:20]", "c[01-20,30]", "r[1-2]c[1-3]"]
+)
 def test_valid_host_name(hosts: Path, name: str) -> None:
     hosts_file(hosts, apptainer={name: None}, slurm_compute={}, slurm_controller={})
     append(hosts, "all: {vars: {apptainer_version: 1.4.5}}\n")
