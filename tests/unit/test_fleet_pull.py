@@ -46,6 +46,8 @@ class Site:
         self.folder, self.keys = folder, keys
         self.git("init", "--quiet", "--initial-branch=main", str(folder), cwd="/")
         shutil.copy(PROJECT / "ansible.cfg", folder)
+        for part in ("plugins/inventory", "fleet", "module_utils"):
+            shutil.copytree(PROJECT / part, folder / part)
         self.target = target
         self.inventory(NAME)
         self.play(PLAYBOOK)
