@@ -13,13 +13,16 @@ from fleet.errors import FleetError
 from fleet.paths import PROJECT
 
 COMMANDS = {
+    "check": "fleet.check:check",
     "demo": "fleet.demo:command",
     "docs": "fleet.docs:command",
     "image": "fleet.images.cli:image",
     "lab": "fleet.lab.cli:lab",
     "nodes": "fleet.nodes:nodes",
     "provision": "fleet.rollout.cli:provision",
+    "pull": "fleet.pull:pull",
     "rollout": "fleet.rollout.cli:rollout",
+    "site": "fleet.site:site",
     "validate": "fleet.validate.cli:validate",
 }
 

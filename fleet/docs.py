@@ -144,9 +144,15 @@ def _tags(project: Path, path: Path) -> Iterator[str]:
         yield from _tags_in(_yaml(file, list))
     for file in sorted((project / "playbooks").glob("*.yml")):
         for play in _yaml(file, list):
-            for use in play.get("roles", ()) if isinstance(play, dict) else ():
-                if isinstance(use, dict) and path.name in (use.get("role"), use.get("name")):
+            for use in (*play.get("roles", ()), *play.get("tasks", ())) if isinstance(play, dict) else ():
+                if isinstance(use, dict) and path.name in (use.get("role"), use.get("name"), _imported(use)):
                     yield from _listed(use.get("tags"))
+
+
+def _imported(task: Mapping[str, Any]) -> str | None:
+    """The role that a task of a play imports."""
+    arguments = task.get("ansible.builtin.import_role")
+    return arguments.get("name") if isinstance(arguments, dict) else None
 
 
 def _tags_in(tasks: Any) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,23 @@ from fleet.paths import PROJECT
 
 
 @dataclass(frozen=True)
+class Failure:
+    """What kept a node from getting to the end of a run.
+
+    :param task: the task it was in.
+    :param message: what it said, a sentence or more.
+    :param unreachable: it was never reached, or no longer.
+    :param result: all that the task returned.
+    """
+
+    host: str
+    task: str
+    message: str
+    unreachable: bool = False
+    result: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
 class PlaybookResult:
     """How a run ended.
 
@@ -29,6 +47,8 @@ class PlaybookResult:
     :param failed: node → what was said; *unreachable* likewise.
     :param results: node → what the task that was asked for returned.
     :param plays: names of the plays in which something failed.
+    :param lost: what was last with each node that did not get to the end, whatever was rescued before it.
+    :param hosts: the nodes that the run had to do with.
     """
 
     status: int
@@ -39,6 +59,8 @@ class PlaybookResult:
     unreachable: dict[str, str] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     plays: frozenset[str] = frozenset()
+    lost: list[Failure] = field(default_factory=list)
+    hosts: frozenset[str] = frozenset()
 
     @property
     def ok(self) -> bool:
@@ -46,13 +68,20 @@ class PlaybookResult:
         return self.status == 0
 
 
-class _Progress:
-    """Shows the task that is under way, how many nodes are through, and what failed."""
+class Progress:
+    """Takes the events of a run: shows the task that is under way, and keeps what failed.
 
-    def __init__(self, status: Status | None, console: Console, wanted: str = "") -> None:
+    :param wanted: name of the task whose results are kept.
+    :param label: stands before the task, for a run that is one of several.
+    """
+
+    def __init__(self, status: Status | None, console: Console, wanted: str = "", label: str = "") -> None:
         self._status = status
         self._console = console
         self._wanted = wanted
+        self._label = f"{label}: " if label else ""
+        self._last: dict[str, Failure] = {}
+        self._stats: dict[str, dict[str, int]] = {}
         self._task = ""
         self._done = 0
         self.failed: dict[str, str] = {}
@@ -74,25 +103,45 @@ class _Progress:
                     self.results[data["host"]] = data.get("res", {})
                 self._show()
             case "runner_on_failed" if not data.get("ignore_errors"):
-                self._fail(data, self.failed)
+                self._fail(data, self.failed, unreachable=False)
             case "runner_on_unreachable":
-                self._fail(data, self.unreachable)
+                self._fail(data, self.unreachable, unreachable=True)
             case "playbook_on_stats":
                 self.changed = dict(data.get("changed", {}))
+                self._stats = {name: data.get(name) or {} for name in ("failures", "dark", "processed")}
         return False  # the event need not be kept as a file of its own
+
+    @property
+    def lost(self) -> list[Failure]:
+        """The last failure of each node that did not get to the end; of all nodes if the run was cut off."""
+        if not self._stats:
+            return list(self._last.values())
+        dark = self._stats["dark"]
+        unsaid = "no message"
+        return [
+            self._last.get(host) or Failure(host, "", unsaid, host in dark)
+            for host in {**self._stats["failures"], **dark}
+        ]
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The nodes that the run had to do with."""
+        return frozenset(self._stats.get("processed", {}))
 
     def _show(self) -> None:
         if self._status:
-            self._status.update(f"{self._task} [dim]({self._done} nodes done)[/]")
+            self._status.update(f"{self._label}{self._task} [dim]({self._done} nodes done)[/]")
         elif self._done == 0:
-            self._console.print(f"    {self._task}", markup=False, soft_wrap=True)
+            self._console.print(f"    {self._label}{self._task}", markup=False, soft_wrap=True)
 
-    def _fail(self, data: dict[str, Any], nodes: dict[str, str]) -> None:
+    def _fail(self, data: dict[str, Any], nodes: dict[str, str], *, unreachable: bool) -> None:
         result = data.get("res", {})
         said = result.get("msg") or result.get("stderr") or "no message"
         self.failures.append(f"{data.get('host')}: {data.get('task')}: {said}")
         nodes.setdefault(str(data.get("host")), f"{data.get('task')}: {said}")
         self.plays.add(str(data.get("play", "")))
+        host = str(data.get("host"))
+        self._last[host] = Failure(host, data.get("task") or "", str(said), unreachable, result)
 
 
 def run_playbook(
@@ -107,6 +156,8 @@ def run_playbook(
     programs: Path | None = None,
     environment: Mapping[str, str] | None = None,
     wanted: str = "",
+    facts: Path | None = None,
+    label: str = "",
 ) -> PlaybookResult:
     """Run a playbook with this project's settings.
 
@@ -116,10 +167,12 @@ def run_playbook(
     :param folder: where to keep what the run says; without one nothing is kept.
     :param programs: folder with an ansible-playbook to be used instead of the one beside this Python.
     :param wanted: name of the task whose results are asked for.
+    :param facts: folder in which facts of nodes are kept, and taken from for a day; None asks nodes.
+    :param label: stands before each task in the progress.
     """
     showing = console.status(playbook.stem) if console.is_terminal else nullcontext()
     with tempfile.TemporaryDirectory(prefix="fleet-run-") as private, showing as status:
-        progress = _Progress(status, console, wanted)
+        progress = Progress(status, console, wanted, label)
         arguments = list(extra)
         if names := list(limit):
             # A file, because a list of thousands of nodes is longer than an argument may be.
@@ -134,16 +187,19 @@ def run_playbook(
             ident=folder.name if folder else None,
             project_dir=str(PROJECT),
             playbook=str(playbook),
-            inventory=[str(path) for path in inventories],
-            cmdline=" ".join(arguments) or None,
+            inventory=[str(path.absolute()) for path in inventories],
+            cmdline=shlex.join(arguments) or None,
             extravars=dict(variables or {}),
             envvars={
                 "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
                 "ANSIBLE_FORCE_COLOR": "0",
                 # The ansible-playbook beside this Python, also where the environment was not activated.
                 "PATH": os.pathsep.join((*paths, os.environ.get("PATH", os.defpath))),
+                **({"ANSIBLE_GATHERING": "smart"} if facts else {}),
                 **(environment or {}),
             },
+            # ansible-runner takes an absolute path as it is; by default it keeps facts of each run, in vain.
+            **({"fact_cache": str(facts)} if facts else {"fact_cache_type": "memory"}),
             event_handler=progress,
             quiet=True,
         )
@@ -158,4 +214,6 @@ def run_playbook(
         progress.unreachable,
         progress.results,
         frozenset(progress.plays),
+        progress.lost,
+        progress.hosts,
     )

@@ -21,12 +21,12 @@ from module_utils import apptainer_packages, apptainer_version, image_declaratio
 
 # The groups the playbooks work on, and the roles their nodes get.
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "apptainer": ("apptainer", "user_namespaces"),
+    "apptainer": ("apptainer", "user_namespaces", "node_record"),
     "image_builder": ("image_store",),
     "image_policy": ("image_policy",),
     "image_store": ("image_store",),
-    "slurm_controller": ("slurm",),
-    "slurm_compute": ("slurm",),
+    "slurm_controller": ("slurm", "node_record"),
+    "slurm_compute": ("slurm", "node_record"),
     "pull": ("pull",),
 }
 # Groups that mean something without giving a node a role.
