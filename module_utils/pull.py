@@ -43,6 +43,7 @@ class Settings(NamedTuple):
     :param playbook: path of the playbook inside the repository.
     :param before: systemd units that start only on a node that has converged since it booted.
     :param timeout: seconds that a converge may take.
+    :param results: folder or http(s) URL that gets a copy of each result as NODE.json; empty for none.
     """
 
     repository: str
@@ -51,6 +52,7 @@ class Settings(NamedTuple):
     playbook: str
     before: Sequence[str]
     timeout: int
+    results: str
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
@@ -123,6 +125,20 @@ def check_units(value: Any) -> None:
             raise ValueError(f"{unit!r} is no systemd unit with its suffix, such as slurmd.service")
 
 
+def check_results(value: Any) -> None:
+    """Raise ValueError unless *value* is empty, an absolute path, or a http(s) URL without a password."""
+    text = "" if value == "" else _string(value)
+    if re.search(r"[\x00-\x20\x7f]", text):
+        raise ValueError(f"{text!r} has white space in it")
+    if not text or text.startswith("/"):
+        return
+    match = re.fullmatch(r"https?://([^/?#]+)(/[^?#]*)?", text)
+    if not match:
+        raise ValueError(f"{text!r} is neither an absolute path nor a URL such as https://c.example.org/pull")
+    if "@" in match[1]:
+        raise ValueError("has a user or a password in it that anybody could read")
+
+
 def check_seconds(value: Any, least: int = 1) -> None:
     """Raise ValueError unless *value* is a whole number that is not less than *least*."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -162,6 +178,7 @@ CHECKS: Mapping[str, Callable[[Any], object]] = {
     "inventory": check_inside,
     "playbook": check_inside,
     "before": check_units,
+    "results": check_results,
     "signers": allowed_signers,
     "interval": check_seconds,
     "timeout": check_seconds,

@@ -1,12 +1,12 @@
-"""The same command on many nodes, through ClusterShell over the lab's SSH settings."""
+"""The same command on nodes of a lab, equal answers folded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ClusterShell.NodeSet import NodeSet
-from ClusterShell.Task import task_self
-
+from fleet import fanout
+from fleet.hostlist import fold
 from fleet.lab.model import Lab
 
 
@@ -27,18 +27,21 @@ class FanoutResult:
         return max((code for _, code in self.failures), default=0)
 
 
-def run_on_nodes(lab: Lab, nodes: NodeSet, command: str, user: str) -> FanoutResult:
+def run_on_nodes(lab: Lab, nodes: Iterable[str], command: str, user: str) -> FanoutResult:
     """Run a shell command line as a user on the nodes, side by side.
 
     :param nodes: names of nodes of the lab.
     """
-    task = task_self()
-    task.set_info("ssh_options", f"-F {lab.home}/ssh_config")
-    task.set_info("ssh_user", user)
-    task.run(command, nodes=nodes, stderr=False)
-    outputs = [
-        (str(NodeSet.fromlist(names)), bytes(buffer).decode(errors="replace"))
-        for buffer, names in task.iter_buffers()
-    ]
-    failures = [(str(NodeSet.fromlist(names)), code) for code, names in task.iter_retcodes() if code != 0]
-    return FanoutResult(sorted(outputs), failures)
+    options = ["-F", str(lab.home / "ssh_config")]
+    answers = fanout.run_on_nodes(nodes, command, options=options, user=user)
+    texts: dict[str, list[str]] = {}
+    statuses: dict[int, list[str]] = {}
+    for name, answer in answers.items():
+        if answer.text:
+            texts.setdefault(answer.text, []).append(name)
+        if answer.status:
+            statuses.setdefault(answer.status, []).append(name)
+    return FanoutResult(
+        sorted((fold(names), text) for text, names in texts.items()),
+        [(fold(names), status) for status, names in statuses.items()],
+    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import http.server
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from module_utils import pull
 
 PROJECT = Path(__file__).parents[2]
 NAME = socket.gethostname()
+HOST = NAME.split(".")[0]
 PLAYBOOK = [
     {
         "hosts": "pull",
@@ -125,6 +128,7 @@ class Node:
             "playbook": "play.yml",
             "before": ["wanted.service", "off.service"],
             "timeout": 300,
+            "results": "",
         }
         self.places.settings.write_text(json.dumps({**values, **different}))
 
@@ -481,3 +485,47 @@ def test_the_summary_is_one_line_with_what_happened(quick, site):
     commit = site.sign()
     line = quick.program.summary(quick.pull())
     assert line.startswith(f"converged at {commit} in ") and line.endswith("2 ok, 0 changed, 0 failed")
+
+
+def test_the_result_is_put_into_a_folder(quick, site, tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    quick.settings(results=str(folder))
+    site.sign()
+    result = quick.pull()
+    assert json.loads((folder / f"{HOST}.json").read_text()) == {"node": HOST, **result}
+    site.commit("--no-gpg-sign")
+    assert quick.pull()["outcome"] == "refused"
+    assert json.loads((folder / f"{HOST}.json").read_text())["outcome"] == "refused"
+
+
+def test_a_folder_that_is_not_there_changes_nothing(quick, site, tmp_path, capsys):
+    quick.settings(results=str(tmp_path / "not mounted".replace(" ", "-")))
+    site.sign()
+    assert quick.pull()["outcome"] == "converged"
+    assert not (tmp_path / "not-mounted").exists()
+    assert "could not be put" in capsys.readouterr().err
+
+
+def test_the_result_is_put_to_a_collector(quick, site, capsys):
+    taken = {}
+
+    class Collector(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self):
+            taken[self.path] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(201 if len(taken) == 1 else 500)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        quick.settings(results=f"http://127.0.0.1:{server.server_port}/pull/")
+        site.sign()
+        result = quick.pull()
+        assert taken == {f"/pull/{HOST}.json": {"node": HOST, **result}}
+        assert "could not be put" not in capsys.readouterr().err
+        server.shutdown()
+    assert quick.pull()["outcome"] == "converged"
+    assert "could not be put" in capsys.readouterr().err

@@ -17,6 +17,7 @@ SETTINGS = {
     "inventory": "inventories/site",
     "playbook": "playbooks/pull.yml",
     "before": ["slurmd.service"],
+    "results": "",
     "timeout": 3600,
 }
 VARIABLES = {
@@ -179,3 +180,27 @@ def test_the_filter_returns_both_files(filter_plugin):
 def test_the_filter_names_the_variable(filter_plugin, name):
     with pytest.raises(AnsibleFilterError, match=f"^pull_{name}: "):
         filter_plugin("pull").pull_desired_state({**VARIABLES, name: object()})
+
+
+@pytest.mark.parametrize(
+    "value", ["", "/shared/results", "https://c.example.org/pull", "http://10.0.0.1:8080"]
+)
+def test_where_results_may_go(value):
+    pull.check_results(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "shared/results",
+        "ftp://c.example.org/",
+        "https://a:b@c.example.org/",
+        "https://c/?a=b",
+        "/a b",
+        3,
+        None,
+    ],
+)
+def test_where_results_can_not_go(value):
+    with pytest.raises(ValueError):
+        pull.check_results(value)

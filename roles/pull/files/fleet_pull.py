@@ -26,6 +26,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
@@ -36,6 +38,8 @@ HERE = Path(__file__).resolve().parent
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: Seconds that a program may take for something small, for a fetch or for packages, and between two tries.
 SMALL, LARGE, PAUSE = 120, 600, 5
+#: Seconds for a collector of results to answer.
+DELIVERY = 10
 #: Longer than any run: seconds to wait for another one.
 LOCK_SECONDS = 7200
 COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -479,6 +483,25 @@ def start_waiting(units: Sequence[str]) -> None:
             run(["systemctl", "start", "--no-block", unit], SMALL, environment(), show=True)
 
 
+def deliver(results: str, result: Mapping[str, Any]) -> None:
+    """Put a copy of the result where others look for it. What goes wrong is said and counts for nothing."""
+    name = socket.gethostname().split(".")[0]
+    content = json.dumps({"node": name, **result}).encode()
+    try:
+        if results.startswith("/"):
+            # The folder has to be there: where a mount is missing, the node's own disk is no place for it.
+            atomic_file.replace(f"{results}/{name}.json", content)
+        elif results:
+            url = f"{results.rstrip('/')}/{name}.json"
+            headers = {"Content-Type": "application/json"}
+            # Settings are checked to have http or https.
+            request = urllib.request.Request(url, content, headers, method="PUT")  # noqa: S310
+            with urllib.request.urlopen(request, timeout=DELIVERY):  # noqa: S310
+                pass
+    except (OSError, ValueError) as error:
+        print(f"the result could not be put to {results}: {error}", file=sys.stderr, flush=True)
+
+
 def one_run(places: Places, patience: float) -> Dict[str, Any]:
     """Do all of it and return the result, which is written too."""
     began, clock = datetime.datetime.now(datetime.timezone.utc), time.monotonic()
@@ -494,6 +517,7 @@ def one_run(places: Places, patience: float) -> Dict[str, Any]:
         **{"commit": None, "signer": None, "ok": 0, "changed": 0, "failed": 0},
         "converged": before.get("converged"),
     }
+    settings = None
     try:
         settings = read_settings(places.settings)
         attempt(places, settings, patience, result)
@@ -504,9 +528,11 @@ def one_run(places: Places, patience: float) -> Dict[str, Any]:
     if result["outcome"] == "converged":
         result["converged"] = {"commit": result["commit"], "when": result["when"]}
     atomic_file.replace(str(places.result), (json.dumps(result, indent=2) + "\n").encode())
-    if result["outcome"] == "converged":
+    if settings and result["outcome"] == "converged":
         atomic_file.replace(str(places.converged), f"{result['commit']}\n".encode())
         start_waiting(settings.before)
+    if settings:
+        deliver(settings.results, result)
     return result
 
 
