@@ -265,8 +265,7 @@ def run(module: AnsibleModule) -> dict:
     inherited = singularity_conf.Inherited({}, [])
     parameters = dict(module.params)
     if parameters["inherit"] and parameters["config"] is not None:
-        path, text = singularity_conf.find()
-        inherited = singularity_conf.translate(text, release, parameters["config"])
+        inherited = singularity_conf.translate(singularity_conf.find(), release, parameters["config"])
         parameters["config"] = {**inherited.settings, **parameters["config"]}
     contents = wanted(parameters, release)
     changed = {name: content for name, content in contents.items() if differs(folder / name, content)}
@@ -292,7 +291,8 @@ def run(module: AnsibleModule) -> dict:
         "files": list(changed),
         "proved": proved,
         "inherited": inherited.settings,
-        "not_inherited": [f"{path}: {problem}" for problem in inherited.left_out],
+        # Not by its path: it is another one where a package has taken its file along.
+        "not_inherited": [f"singularity.conf: {problem}" for problem in inherited.left_out],
         "leftovers": apptainer_files.leftovers(str(folder)),
         "diff": diff,
     }

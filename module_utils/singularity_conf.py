@@ -9,7 +9,7 @@ default of the new one, which is often another for good reasons.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Sequence
 
 from . import apptainer_conf, apptainer_conf_lint, atomic_file
 from .apptainer_conf_releases import Value, expand
@@ -41,13 +41,12 @@ def keep(path: str = CONFIGURATION, target: str = KEPT) -> None:
         atomic_file.replace(target, content, owner=(0, 0))
 
 
-def find(paths: Sequence[str] = (CONFIGURATION, KEPT)) -> Tuple[str, str]:
-    """Return path and text of the first that is there, both empty if none is. Raises OSError."""
-    for path in paths:
-        content = atomic_file.read(path)
-        if content is not None:
-            return path, content.decode(errors="surrogateescape")
-    return "", ""
+def find(paths: Sequence[str] = (CONFIGURATION, KEPT)) -> str:
+    """Return the text of the first that is there, empty if none is. Raises OSError."""
+    contents = (atomic_file.read(path) for path in paths)
+    return next((content for content in contents if content is not None), b"").decode(
+        errors="surrogateescape"
+    )
 
 
 def translate(text: str, release: str, chosen: Mapping[str, object]) -> Inherited:

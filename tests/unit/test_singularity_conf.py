@@ -59,10 +59,10 @@ def test_of_two_lines_the_first_counts_as_it_did():
 
 def test_it_is_kept_once_and_found_again(tmp_path):
     old, kept = tmp_path / "singularity.conf", tmp_path / "lib" / "kept.conf"
-    assert singularity_conf.find((str(old), str(kept))) == ("", "")
+    assert singularity_conf.find((str(old), str(kept))) == ""
     singularity_conf.keep(str(old), str(kept))
     assert not kept.exists()
     old.write_text("max loop devices = 64\n")
     singularity_conf.keep(str(old), str(kept))
     old.unlink()
-    assert singularity_conf.find((str(old), str(kept))) == (str(kept), "max loop devices = 64\n")
+    assert singularity_conf.find((str(old), str(kept))) == "max loop devices = 64\n"

@@ -49,7 +49,7 @@ def test_it_goes_in_the_same_run_and_its_settings_arrive(nodes, playbook, reposi
         assert result.output.count("\n-singularity-ce 4.1.5-1\n") == len(nodes)
         assert result.output.count("\n+sessiondir max size = 512\n") == len(nodes)
         told = " ".join(result.output.split())
-        assert "[WARNING]: deb,el9,suse: not carried over: /" in told
+        assert "[WARNING]: deb,el9,suse: not carried over: singularity.conf: line" in told
         assert "'allow kernel extfs' is a directive of SingularityCE" in told
         assert "'max loop devices' has another value in apptainer_config" in told
     assert is_installed(nodes) == set()
