@@ -251,8 +251,24 @@ def _fill(folder: Path, entries: Dict[str, Entry]) -> None:
         else:
             # Of the modes of packages, only whether it is a program counts: never a setuid bit.
             _write(path, entry.content, 0o755 if entry.mode & 0o111 else 0o644)
+    _link_for_starter(folder, entries)
     for parent, _, _ in os.walk(str(folder)):
         Path(parent).chmod(0o755)
+
+
+def _link_for_starter(folder: Path, entries: Dict[str, Entry]) -> None:
+    """Let the starter find the tree where Debian's package has it, a directory deeper than upstream.
+
+    It takes what lies four steps above itself for the prefix, which upstream is the tree, but
+    ``lib`` of ``lib/x86_64-linux-gnu/apptainer/bin/starter``.
+    """
+    for name in entries:
+        parts = name.split("/")
+        if parts[-3:] == ["apptainer", "bin", "starter"] and len(parts) > 4:  # noqa: PLR2004 - libexec, and these
+            prefix = folder.joinpath(*parts[:-4])
+            for top in sorted({entry.split("/")[0] for entry in entries} | {"var"}):
+                if not os.path.lexists(str(prefix / top)):
+                    (prefix / top).symlink_to("../" * (len(parts) - 4) + top)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

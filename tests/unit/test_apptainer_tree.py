@@ -198,3 +198,22 @@ def test_half_an_archive_of_rpm2cpio_is_refused(cut):
     data = cpio(("./usr/bin/apptainer", 0o100755, b"program" * 20))
     with pytest.raises(TreeError, match="ends too early"):
         dict(apptainer_tree.cpio(data[:cut], "x.rpm"))
+
+
+def test_a_starter_that_lies_deeper_finds_the_tree_as_upstream_s_does(tree, tmp_path):
+    """As Debian has it; the starter believes that its prefix is lib."""
+    files = {name: value for name, value in FILES.items() if "libexec" not in name}
+    files["usr/lib/x86_64-linux-gnu/apptainer/bin/starter"] = (0o755, b"starter")
+    apptainer_tree.install(tree, entries(tmp_path, files=files), "n1")
+    for path in (
+        "etc/apptainer/apptainer.conf",
+        "lib/x86_64-linux-gnu/apptainer/bin/starter",
+        "bin/apptainer",
+    ):
+        assert (tree.path / "lib" / path).resolve() == tree.path / path
+    assert (tree.path / "lib/var/lib/apptainer/mnt/session").is_dir()
+
+
+def test_upstream_s_layout_gets_no_links(tree, tmp_path):
+    apptainer_tree.install(tree, entries(tmp_path), "n1")
+    assert not [path for path in tree.path.rglob("*") if path.is_symlink()]
