@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fleet.errors import FleetError
+
 
 def cache_key(ingredients: dict[str, Any]) -> str:
     """Sixteen hexadecimal digits that change with any of the ingredients (JSON-able values)."""
@@ -49,6 +51,19 @@ def cached(
 def made(folder: Path) -> int:
     """When a cached folder was made, 0 if it is not there: a disk over one does not fit its successor."""
     return folder.stat().st_mtime_ns if folder.exists() else 0
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what may need so many MiB: programs that run out of space say all sorts of things.
+
+    :raises FleetError: there is less.
+    """
+    free = shutil.disk_usage(folder).free >> 20
+    if free < needed:
+        raise FleetError(
+            f"{folder.parent}: {free} MiB are free, {needed} may be needed",
+            "free some, or set XDG_CACHE_HOME to a folder on a larger file system",
+        )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.lab.cache import cache_key, cached
+from fleet.lab.cache import cache_key, cached, check_space
 from fleet.lab.host import DEBIAN_KEYRING, Mirror
 from fleet.lab.model import Node, lab_cache
 from fleet.lab.run import ISOLATED, run
@@ -22,6 +22,8 @@ ESSENTIALS = (
     "python3-apt",
     "systemd-sysv",
 )
+#: MiB that an image may take, with package archives while it is made.
+IMAGE_MIB = 1024
 #: Users of the lab get uids from here on, the same on every node.
 FIRST_UID = 2000
 
@@ -93,6 +95,7 @@ class BaseImage:
         return cached(self.folder, lambda part: self._make(part, lab_name))
 
     def _make(self, part: Path, lab_name: str) -> None:
+        check_space(part, IMAGE_MIB)
         log = self.folder.with_suffix(".log")
         script = self.folder.with_suffix(".customize")
         script.write_text(CUSTOMIZE)

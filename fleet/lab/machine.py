@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.errors import FleetError
-from fleet.lab.cache import cache_key, cached
+from fleet.lab.cache import cache_key, cached, check_space
 from fleet.lab.host import Mirror
 from fleet.lab.image import BaseImage
 from fleet.lab.model import Node, lab_cache
@@ -118,13 +118,7 @@ class Machine:
             return False
 
     def _make(self, root: Path, part: Path, lab_name: str) -> None:
-        # QEMU without space does not say so: it ends, or waits for some.
-        free, needed = shutil.disk_usage(part).free >> 20, self.memory + DISK_MIB
-        if free < needed:
-            raise FleetError(
-                f"{part.parent}: {free} MiB are free, the snapshot of a virtual machine may need {needed}",
-                "free some, or set XDG_CACHE_HOME to a folder on a larger file system",
-            )
+        check_space(part, self.memory + DISK_MIB)
         run([*ISOLATED, "sh", "-c", MAKE_DISK, "sh", root, part, GUEST], lab_name=lab_name)
         # Whether KVM carries an ordinary kernel is only known when it has: /dev/kvm alone says little.
         said = ""

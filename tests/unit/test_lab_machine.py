@@ -99,9 +99,7 @@ def test_a_snapshot_is_another_one_when_the_hardware_changes(monkeypatch: pytest
 def test_too_little_space_is_said_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(
-        machine_module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 100 << 20)
-    )  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 100 << 20))  # type: ignore[attr-defined]
     with pytest.raises(FleetError, match="100 MiB are free") as error:
         Machine.of(NODE, Mirror(MIRROR))._make(tmp_path, tmp_path, LAB.name)
     assert "XDG_CACHE_HOME" in error.value.mend
