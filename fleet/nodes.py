@@ -38,8 +38,8 @@ def nodes(sources: tuple[Path, ...], form: str, groups: bool, expression: str) -
     """Print the nodes of EXPRESSION, all without one; exit 1 if there are none.
 
     EXPRESSION is a hostlist with groups of the inventory: n[1-99],@gpu for both, @gpu&@rack1 for nodes in
-    both groups, @gpu!n7 for all but one. An inventory from Slurm has groups by partition, feature and GRES:
-    @gres_gpu&@partition_long.
+    both groups, @gpu!n7 for all but one. An inventory from Slurm has groups by partition, feature, GRES
+    and state: @gres_gpu&@state_idle.
     """
     known = read_groups(sources)
     chosen = list(choose(expression, known["all"], known, "the inventory", "EXPRESSION"))

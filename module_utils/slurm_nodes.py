@@ -71,6 +71,9 @@ class Node:
     slurmd_start_time: int = 0
     version: str = ""
     partitions: Tuple[str, ...] = ()
+    features: Tuple[str, ...] = ()
+    gres: Tuple[str, ...] = ()
+    address: str = ""
 
     @property
     def state(self) -> str:
@@ -329,6 +332,9 @@ def _node(data: Mapping[str, Any]) -> Node:
         slurmd_start_time=_number(data.get("slurmd_start_time")),
         version=data.get("version") or data.get("slurmd_version") or "",
         partitions=tuple(data.get("partitions") or ()),
+        features=parts(data.get("features")),
+        gres=parts(data.get("gres")),
+        address=str(data.get("address") or ""),
     )
 
 
@@ -336,6 +342,15 @@ def _number(value: Any) -> int:
     if isinstance(value, Mapping):
         return int(value["number"]) if value.get("set") and not value.get("infinite") else 0
     return int(value or 0)
+
+
+def parts(value: Any) -> Tuple[str, ...]:
+    """Return the parts of what Slurm writes as a text with commas, or as a list, depending on its release.
+
+    Commas in brackets, as in ``gpu:a100:4(S:0,1)``, are none between parts.
+    """
+    found = value if isinstance(value, list) else re.split(r",(?![^()]*\))", str(value or ""))
+    return tuple(str(part) for part in found if part and part != "(null)")
 
 
 def fold(names: Iterable[str]) -> str:

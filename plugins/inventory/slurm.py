@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inventory plugin: the nodes that Slurm knows, in groups by partition, feature and GRES."""
+"""Inventory plugin: the nodes that Slurm knows, in groups by partition, feature, GRES and state."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +15,17 @@ from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable
 
 from fleet import hostlist
-from module_utils import slurm_conf_nodes
+from module_utils import slurm_conf_nodes, slurm_nodes
 
 DOCUMENTATION = r"""
 name: slurm
 short_description: The nodes that Slurm knows
 description:
-  - Reads a C(slurm.conf), so that no node and no slurmctld has to be up.
+  - Asks slurmctld with C(scontrol show node --json), reads what that printed from a file, or reads a
+    C(slurm.conf), for which no node and no slurmctld has to be up.
   - All nodes are in O(group), and in C(partition_NAME), C(feature_NAME), C(gres_NAME) and
-    C(gres_NAME_TYPE), as it applies. What can't be in a group's name becomes C(_).
+    C(gres_NAME_TYPE), as it applies; from slurmctld also in C(state_NAME), such as C(state_idle), and one for
+    each flag, such as C(state_drain). What can't be in a group's name becomes C(_).
   - A node whose C(NodeAddr) is not its name gets it as C(ansible_host).
 options:
   plugin:
@@ -29,9 +33,22 @@ options:
     required: true
     choices: [slurm]
   slurm_conf:
-    description: The file; a path that is not absolute begins in the folder of this configuration.
+    description: >-
+      A C(slurm.conf) to read instead of asking; a path that is not absolute begins in the folder of this
+      configuration.
     type: str
-    required: true
+    default: ""
+  nodes_json:
+    description: A file with the output of C(scontrol show node --json) of 23.02 or later; likewise.
+    type: str
+    default: ""
+  through:
+    description: >-
+      A command and its arguments that runs another one where scontrol is, such as V([ssh, ctl1]). Without
+      one it is run here.
+    type: list
+    elements: str
+    default: []
   group:
     description: The group of all nodes.
     type: str
@@ -47,7 +64,15 @@ EXAMPLES = r"""
 # site.slurm.yml, beside the other files of the inventory
 plugin: slurm
 slurm_conf: /etc/slurm/slurm.conf
+
+# or, from a machine without scontrol
+plugin: slurm
+through: [ssh, ctl1]
 """
+
+
+#: Seconds for slurmctld to answer.
+DEADLINE = 60
 
 
 @dataclass
@@ -56,11 +81,13 @@ class _Node:
     partitions: list[str] = field(default_factory=list)
     features: list[str] = field(default_factory=list)
     gres: list[str] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
 
     def groups(self) -> Iterator[str]:
         """The groups it is in, but for the one of all."""
         yield from (f"partition_{name}" for name in self.partitions)
         yield from (f"feature_{name}" for name in self.features)
+        yield from (f"state_{name.lower()}" for name in self.states)
         for resource in self.gres:
             # NAME[:TYPE]:COUNT[(S:0)], or only a name (gres.conf(5)).
             words = [word for word in resource.split("(")[0].split(":") if word]
@@ -89,10 +116,31 @@ class InventoryModule(BaseInventoryPlugin, Cacheable):  # type: ignore[misc]
             self.load_cache_plugin()
             nodes = self._cache.get(key)
         if nodes is None:
-            nodes = _configured(Path(path).parent / self.get_option("slurm_conf"))
+            nodes = self._read(Path(path).parent)
         if keep:
             self._cache[key] = nodes
         self._add({name: _Node(**node) for name, node in nodes.items()})
+
+    def _read(self, folder: Path) -> dict[str, dict[str, Any]]:
+        conf, listed, through = map(self.get_option, ("slurm_conf", "nodes_json", "through"))
+        if bool(conf) + bool(listed) + bool(through) > 1:
+            raise AnsibleParserError(
+                "slurm_conf, nodes_json and through exclude each other: give one of them"
+            )
+        if conf:
+            return _configured(folder / conf)
+        try:
+            if listed:
+                known = slurm_nodes.parse((folder / listed).read_text(errors="replace"))
+            else:
+                known = slurm_nodes.SlurmNodes(lambda argv: _run(argv, through)).read_all()
+        except OSError as error:
+            raise AnsibleParserError(f"{folder / listed}: {error.strerror}") from error
+        except slurm_nodes.SlurmError as error:
+            raise AnsibleParserError(
+                f"{error}: see the options through, nodes_json and slurm_conf"
+            ) from error
+        return {name: vars(_known(node)) for name, node in known.items()}
 
     def _add(self, nodes: dict[str, _Node]) -> None:
         members: dict[str, list[str]] = {self.get_option("group"): list(nodes)}
@@ -109,6 +157,29 @@ class InventoryModule(BaseInventoryPlugin, Cacheable):  # type: ignore[misc]
                 self.inventory.add_child(group, name)
 
 
+def _run(argv: list[str], through: list[str]) -> tuple[int, str, str]:
+    """Run a program of Slurm, as module_utils.slurm_nodes wants it."""
+    # A shell takes it apart again at the other end.
+    whole = [*through, shlex.join(argv)] if through else argv
+    try:
+        ended = subprocess.run(whole, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    except FileNotFoundError:
+        return 127, "", f"{whole[0]} is not installed here"
+    except subprocess.TimeoutExpired:
+        return 1, "", f"did not answer within {DEADLINE} s"
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def _known(node: slurm_nodes.Node) -> _Node:
+    return _Node(
+        address=node.address,
+        partitions=list(node.partitions),
+        features=list(node.features),
+        gres=list(node.gres),
+        states=[node.base, *sorted(node.flags)],
+    )
+
+
 def _configured(path: Path) -> dict[str, dict[str, Any]]:
     """Name of each node of a slurm.conf → the fields of its _Node, as plain data for the cache."""
 
@@ -123,12 +194,12 @@ def _configured(path: Path) -> dict[str, dict[str, Any]]:
             addresses = hostlist.expand(line["nodeaddr"]) if "nodeaddr" in line else names
             if len(addresses) != len(names):
                 addresses = [line["nodeaddr"]] * len(names)  # a template, %h or one front end for all
-            features = _words(line.get("features", line.get("feature", "")))
+            features = list(slurm_nodes.parts(line.get("features", line.get("feature", ""))))
             for name, address in zip(names, addresses, strict=True):
                 nodes[name] = _Node(
                     address="" if "%" in address else address,
                     features=features,
-                    gres=_words(line.get("gres", "")),
+                    gres=list(slurm_nodes.parts(line.get("gres"))),
                 )
         sets = {line["nodeset"]: _members(line, nodes) for line in found.nodesets}
         for line in found.partitions:
@@ -140,11 +211,6 @@ def _configured(path: Path) -> dict[str, dict[str, Any]]:
     except ValueError as error:
         raise AnsibleParserError(f"{path}: {error}") from error
     return {name: vars(node) for name, node in nodes.items()}
-
-
-def _words(text: str) -> list[str]:
-    # The commas of gpu:a100:4(S:0,1) are none between resources.
-    return [word for word in re.split(r",(?![^()]*\))", text) if word and word != "(null)"]
 
 
 def _members(line: dict[str, str], nodes: dict[str, _Node]) -> list[str]:

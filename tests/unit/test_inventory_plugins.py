@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -63,6 +64,76 @@ def test_groups_of_slurm(tmp_path: Path) -> None:
         "gres_gpu_h100": {"g1", "g2"},
         "gres_nvme": {"g1", "g2"},
     }
+
+
+def known(name: str, **different: object) -> dict[str, object]:
+    return {
+        "name": name,
+        "address": name,
+        "partitions": ["main"],
+        "state": ["IDLE"],
+        "features": [],
+        "gres": "",
+    } | (different)
+
+
+def slurmctld(folder: Path, monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, object]) -> Path:
+    """An inventory that asks a scontrol which knows these nodes."""
+    (folder / "nodes.json").write_text(json.dumps({"nodes": nodes}))
+    (folder / "bin").mkdir()
+    program = folder / "bin/scontrol"
+    program.write_text(f'#!/bin/sh\necho "$*" >> {folder}/asked; cat {folder}/nodes.json\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
+    path = folder / "site.slurm.yml"
+    path.write_text("plugin: slurm\n")
+    return path
+
+
+def test_groups_of_slurmctld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = slurmctld(
+        tmp_path,
+        monkeypatch,
+        known("n1", features=["ib", "amd"], gres="gpu:h100:8(S:0,1),nvme:1"),
+        known("n2", state=["DOWN", "DRAIN", "NOT_RESPONDING"], features="ib"),
+    )
+    groups = read_groups([path])
+    assert (tmp_path / "asked").read_text() == "show node --json\n"
+    assert groups["feature_ib"] == ["n1", "n2"]
+    assert groups["gres_gpu_h100"] == groups["gres_nvme"] == groups["state_idle"] == ["n1"]
+    assert groups["state_down"] == groups["state_drain"] == groups["state_not_responding"] == ["n2"]
+    assert groups["partition_main"] == groups["slurm_compute"] == ["n1", "n2"]
+
+
+def test_slurmctld_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = slurmctld(tmp_path, monkeypatch, known("n1"))
+    path.write_text("plugin: slurm\nthrough: [sh, -c]\n")
+    assert read_groups([path])["slurm_compute"] == ["n1"]
+
+
+@pytest.mark.parametrize("sample", sorted((PROJECT / "tests/unit/data/slurm").glob("*.json")), ids=str)
+def test_what_releases_of_slurm_printed(tmp_path: Path, sample: Path) -> None:
+    path = tmp_path / "site.slurm.yml"
+    path.write_text(f"plugin: slurm\nnodes_json: {sample}\n")
+    groups = read_groups([path])
+    assert "n1" in groups["slurm_compute"]
+    assert "n1" in groups["gres_gpu"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("through: [/nowhere/ssh]", "/nowhere/ssh is not installed here"),
+        ("nodes_json: gone.json", "gone.json: No such file"),
+        ("nodes_json: site.slurm.yml", "can't be read"),
+        ("nodes_json: a\nslurm_conf: b", "exclude each other"),
+    ],
+)
+def test_slurm_that_can_not_be_had_is_refused(tmp_path: Path, options: str, said: str) -> None:
+    path = tmp_path / "site.slurm.yml"
+    path.write_text(f"plugin: slurm\n{options}\n")
+    with pytest.raises(FleetError, match=said):
+        read_groups([path])
 
 
 @pytest.mark.parametrize(
