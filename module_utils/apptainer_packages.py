@@ -256,7 +256,17 @@ class Packages:
 
         Raises PackageError where there is no way, and OSError.
         """
-        plan = self._manager.plan(self._request, state, self._broken(state))
+        try:
+            plan = self._manager.plan(self._request, state, self._broken(state))
+        except PackageError as error:
+            # Not every package manager says what is in the way.
+            there = () if self._request.replaced else self._manager.installed(singularity_conf.PACKAGES)
+            if not there:
+                raise
+            raise PackageError(
+                f"{error}; this node has {', '.join(there)}, and where that is in the way: set"
+                " apptainer_replace_singularity to true, which carries its settings over"
+            ) from error
         self._refuse_other_helpers(state, plan.steps)
         self._refuse_other_removals(plan.steps)
         return plan

@@ -469,3 +469,13 @@ def test_singularity_goes_in_the_same_transaction(package, node):
     result = package(replace_singularity=True)
     assert "remove singularity-ce 4.1.5-1" in result["transaction"] and len(node.done) == 1
     assert node.packages == {"apptainer": "1.4.5-1.el9"}
+
+
+def test_singularity_that_may_be_in_the_way_is_named(package, node):
+    node.problem = "nothing provides what conflicts"
+    assert "apptainer_replace_singularity" not in package()["msg"]
+    node.packages["singularity-ce"] = "4.1.5-1"
+    message = package()["msg"]
+    assert node.problem in message and "this node has singularity-ce" in message
+    assert "set apptainer_replace_singularity to true" in message
+    assert "this node has" not in package(replace_singularity=True)["msg"]
