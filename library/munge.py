@@ -25,6 +25,13 @@ options:
         no secret.
     type: bool
     default: true
+  rotation:
+    description:
+      - V(prepare) puts a key beside the one in use, in C(munge.key.next). Without O(key) it is a new one, or
+        that of a rotation that was interrupted, and is returned.
+      - V(commit) brings that key into use, if there is one, and restarts the service.
+    type: str
+    choices: [prepare, commit]
   credential:
     description:
       - What another node encoded; this one has to decode it, which needs equal keys and equal clocks.
@@ -62,7 +69,7 @@ EXAMPLES = r"""
 RETURN = r"""
 key:
   description: The key of this node, base64. Secret.
-  returned: success, without O(key) and with O(create)
+  returned: success, without O(key), with O(create) or O(rotation=prepare)
   type: str
 credential:
   description: What another node has to decode; only root can, within ten minutes. Secret.
@@ -104,7 +111,38 @@ def key_file_is(key: bytes, owner: Optional[Tuple[int, int]]) -> bool:
     return status.st_mode & 0o7777 == munge.KEY_MODE and (status.st_uid, status.st_gid) == owner
 
 
+def prepare(module: AnsibleModule) -> dict:
+    """Put the next key beside the one in use."""
+    owner = munge_user()
+    if owner is None:
+        raise munge.MungeError("there is no user munge: a key is changed where there is one")
+    present = atomic_file.read(munge.NEXT_KEY_FILE)
+    given = module.params["key"]
+    key = base64.b64decode(given, validate=True) if given is not None else present or munge.new_key()
+    munge.check_key(key)
+    if present != key and not module.check_mode:
+        atomic_file.replace(munge.NEXT_KEY_FILE, key, munge.KEY_MODE, owner)
+    result = {"changed": present != key}
+    return result if given is not None else {**result, "key": base64.b64encode(key).decode()}
+
+
+def commit(module: AnsibleModule) -> dict:
+    """Bring the next key into use."""
+    key = atomic_file.read(munge.NEXT_KEY_FILE)
+    if key is None:
+        return {"changed": False, "restarted": False}
+    munge.check_key(key)
+    if not module.check_mode:
+        # Killed between these two, a node has the key that all others have by then.
+        atomic_file.replace(KEY_FILE, key, munge.KEY_MODE, munge_user())
+        module.run_command(["systemctl", "restart", "munge"], check_rc=True)
+        Path(munge.NEXT_KEY_FILE).unlink()
+    return {"changed": True, "restarted": True}
+
+
 def run(module: AnsibleModule) -> dict:
+    if module.params["rotation"]:
+        return {"prepare": prepare, "commit": commit}[module.params["rotation"]](module)
     given = module.params["key"]
     key = base64.b64decode(given, validate=True) if given is not None else atomic_file.read(KEY_FILE)
     if key is None:
@@ -172,6 +210,7 @@ def main() -> None:
             "key": {"type": "str", "no_log": True},
             "credential": {"type": "str", "no_log": True},
             "create": {"type": "bool", "default": True},
+            "rotation": {"type": "str", "choices": ["prepare", "commit"]},
         },
         supports_check_mode=True,
     )

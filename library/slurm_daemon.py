@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
-"""Ansible module: slurmctld or slurmd, running with the files that it is given."""
+"""Ansible module: a daemon of Slurm, or its database, running with the files that it is given."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ DOCUMENTATION = r"""
 module: slurm_daemon
 short_description: Keep a Slurm daemon running with the given configuration files
 description:
-  - Writes the files atomically as C(root:root), keeps the daemon enabled and running, and makes it use
+  - Writes the files atomically, keeps the daemon enabled and running, and makes it use
     them. A file that it was given before and is not given any more is removed.
   - What the daemon last ran with is recorded in C(/var/lib/apptainer-fleet). Files that were written but
     never used, because a run was interrupted for example, are applied by the next run.
   - slurmctld is reconfigured, which leaves it running, and hands the files on to every slurmd. It is
     restarted before that if parameters differ that a reconfiguration can't change (scontrol(1),
     C(reconfigure)), or if it does not answer where the new files say that it is.
-  - slurmd is restarted; jobs run on.
+  - A slurmctld that has run without slurmdbd, and is to have one, is restarted without the number of its
+    cluster, as slurmdbd gives it another; since 24.11 it ends otherwise (CLUSTER ID MISMATCH). Jobs stay.
+  - Any other is restarted; jobs run on.
   - If slurmctld can't use the files, those that it ran with are put back, so that it survives a reboot.
 options:
   name:
     description: The daemon, which is its systemd unit too.
     type: str
-    choices: [slurmctld, slurmd]
+    choices: [slurmctld, slurmd, slurmdbd, sackd, mariadb]
     required: true
   files:
     description: All files that the daemon is to be given. Their folders exist.
@@ -38,10 +40,29 @@ options:
         type: str
         required: true
       mode:
-        description: The mode; that of a script is C('0755').
+        description:
+          - The mode; that of a script is C('0755').
+          - What is in a file with C('0600') is secret. It stands in no diff, and only its digest is recorded.
         type: str
-        choices: ['0644', '0755']
+        choices: ['0600', '0644', '0755']
         default: '0644'
+      owner:
+        description: The user and group that it belongs to.
+        type: str
+        default: root
+  standby:
+    description:
+      - Whether this slurmctld is a backup, which waits for the first one to fail.
+      - It is restarted and not reconfigured, as C(scontrol) speaks to the first one.
+    type: bool
+    default: false
+  port:
+    description: Where the daemon has to listen before the task ends, in up to O(wait) seconds after a start.
+    type: int
+  wait:
+    description: Seconds to wait for O(port). slurmdbd may convert its tables for hours after an upgrade.
+    type: int
+    default: 300
   start:
     description:
       - Whether a daemon that doesn't run is started.
@@ -77,23 +98,34 @@ actions:
   sample: [restart, reconfigure]
 """
 
+import hashlib
 import json
 import os
+import pwd
+import socket
 import time
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from ansible.module_utils import atomic_file, slurm_conf
 from ansible.module_utils.basic import AnsibleModule
 
 RECORDS = "/var/lib/apptainer-fleet"
 OWNER = (0, 0)
+CONFIDENTIAL = "0600"
 
 Files = Dict[str, Optional[str]]
 
 
 class DaemonError(Exception):
     """The daemon can't be had as it is wanted; the message says why."""
+
+
+class Access(NamedTuple):
+    """Who may read a file: its mode, and uid and gid; None for a user that check mode finds missing."""
+
+    mode: int
+    owner: Optional[Tuple[int, int]]
 
 
 class Daemon:
@@ -126,6 +158,19 @@ class Daemon:
         self.record.parent.mkdir(mode=0o755, exist_ok=True)
         atomic_file.replace(str(self.record), json.dumps(files).encode(), 0o600, OWNER)
 
+    def await_port(self, port: int, seconds: int) -> None:
+        """Return once something listens on *port*. Raises DaemonError if the daemon ends, or is too slow."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with socket.socket() as connection:
+                if connection.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            if not self.running:
+                raise DaemonError(f"{self.name} ended: see `journalctl --unit {self.name}`")
+            if time.monotonic() > deadline:
+                raise DaemonError(f"{self.name} does not listen on port {port} after {seconds} s")
+            time.sleep(0.2)
+
     def act(self, action: str) -> None:
         """Reconfigure, start or restart. Raises DaemonError with what the daemon says of it."""
         argv = ["scontrol", action] if action == "reconfigure" else ["systemctl", action, self.name]
@@ -146,23 +191,36 @@ def read(path: str) -> Optional[str]:
     return None if content is None else content.decode(errors="replace")
 
 
-def mode_of(path: str) -> int:
-    """Return the mode of *path*, to be put back with it; that of a new file if there is none."""
-    return Path(path).stat().st_mode & 0o7777 if Path(path).exists() else 0o644
-
-
-def is_ours(path: str, mode: int) -> bool:
+def access_of(path: str) -> Access:
+    """Return how *path* may be read, to be put back so; that of a new file if there is none."""
     if not Path(path).exists():
-        return False
+        return Access(0o644, OWNER)
     status = Path(path).stat()
-    return (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (mode, *OWNER)
+    return Access(status.st_mode & 0o7777, (status.st_uid, status.st_gid))
 
 
-def put(files: Files, modes: Mapping[str, int]) -> None:
+def owner_of(name: str, check_mode: bool) -> Optional[Tuple[int, int]]:
+    """Return uid and gid of the user *name*. Raises DaemonError if there is none, which check mode bears."""
+    if name == "root":
+        return OWNER
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        if check_mode:
+            return None
+        raise DaemonError(f"there is no user {name}: install the package of the daemon first") from None
+    return user.pw_uid, user.pw_gid
+
+
+def digest(content: str) -> str:
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def put(files: Files, access: Mapping[str, Access]) -> None:
     """Write *files*, in their order; None stands for no file."""
     for path, content in files.items():
         if content is not None:
-            atomic_file.replace(path, content.encode(), modes[path], OWNER)
+            atomic_file.replace(path, content.encode(), access[path].mode, access[path].owner)
         elif os.path.lexists(path):
             Path(path).unlink()
 
@@ -196,53 +254,94 @@ def port_or_authentication_differ(before: Files, after: Files) -> bool:
 
 def run(module: AnsibleModule) -> dict:
     daemon = Daemon(module)
-    given: Files = {file["path"]: file["content"] for file in module.params["files"]}
-    modes = {file["path"]: int(file["mode"], 8) for file in module.params["files"]}
+    files = module.params["files"]
+    given: Files = {file["path"]: file["content"] for file in files}
+    secrets = {file["path"] for file in files if file["mode"] == CONFIDENTIAL}
+    access = {
+        file["path"]: Access(int(file["mode"], 8), owner_of(file["owner"], module.check_mode))
+        for file in files
+    }
     recorded = daemon.recorded()
+    to_record = {
+        path: digest(content or "") if path in secrets else content for path, content in given.items()
+    }
     # A file that is not wanted any more goes last, when none of the others names it.
     wanted: Files = {**given, **dict.fromkeys(path for path in recorded if path not in given)}
     present: Files = {path: read(path) for path in wanted}
-    modes.update({path: mode_of(path) for path in wanted if path not in modes})
+    access.update({path: access_of(path) for path in wanted if path not in access})
     # What it runs with, as far as that is known: a file that is present may never have been read.
     used: Files = {path: recorded.get(path, present[path]) for path in wanted}
 
     different = [
         path
         for path in wanted
-        if present[path] != wanted[path] or (path in given and not is_ours(path, modes[path]))
+        if present[path] != wanted[path] or (path in given and access_of(path) != access[path])
     ]
-    pending = bool(different) or recorded != given
+    pending = bool(different) or recorded != to_record
     running, enabled = daemon.running, daemon.enabled
     if different:
         check_slurm_conf(module, wanted)
 
     actions: List[str] = []
+    reconfigures = daemon.name == "slurmctld" and not module.params["standby"]
     start = not running and module.params["start"]
     if start:
         actions.append("start")
-    elif running and pending and (daemon.name == "slurmd" or port_or_authentication_differ(used, wanted)):
+    elif running and pending and (not reconfigures or port_or_authentication_differ(used, wanted)):
         actions.append("restart")
-    if pending and daemon.name == "slurmctld" and (running or start):
+    if reconfigures and (running or start) and accounting_begins(used, wanted):
+        actions = ["identify"]
+    if pending and reconfigures and (running or start):
         actions.append("reconfigure")
 
     header = {"before_header": daemon.name, "after_header": daemon.name}
     if pending and not different:
         diff = [{**header, "before": "not known to use its files\n", "after": "uses its files\n"}]
     else:
-        diff = [{**dict.fromkeys(header, path), "before": present[path] or "", "after": wanted[path] or ""}
-                for path in different]  # fmt: skip
+        diff = [
+            {**dict.fromkeys(header, path), **change(present[path], wanted[path], path in secrets)}
+            for path in different
+        ]
     if not module.check_mode:
-        put({path: wanted[path] for path in different}, modes)
-        actions = apply(daemon, actions, used, wanted, modes)
+        put({path: wanted[path] for path in different}, access)
+        actions = apply(daemon, actions, used, wanted, access)
+        if module.params["port"] and daemon.running:
+            daemon.await_port(module.params["port"], module.params["wait"])
         if not enabled:
             module.run_command(["systemctl", "enable", daemon.name], check_rc=True)
-        if recorded != given:
-            daemon.save(given)
+        if recorded != to_record:
+            daemon.save(to_record)
     return {"changed": pending or start or not enabled, "actions": actions, "diff": diff}
 
 
+def accounting_begins(before: Files, after: Files) -> bool:
+    """Whether a cluster that has run without slurmdbd is to have one."""
+
+    def asked(files: Files) -> List[bool]:
+        texts = [content for path, content in files.items() if is_slurm_conf(path) and content]
+        return [bool(slurm_conf.settings(text, ["accountingstoragehost"])) for text in texts]
+
+    return asked(before) == [False] and asked(after) == [True]
+
+
+def identity(files: Files) -> Optional[Path]:
+    """Return the file in which slurmctld keeps the number of its cluster, if the files say where it is."""
+    for path, content in files.items():
+        if is_slurm_conf(path):
+            folder = slurm_conf.settings(content or "", ["statesavelocation"]).get("statesavelocation")
+            return Path(folder) / "clustername" if folder else None
+    return None
+
+
+def change(before: Optional[str], after: Optional[str], secret: bool) -> Dict[str, str]:
+    """Return the difference of a file as Ansible shows it; of one that is secret, only that it differs."""
+    if not secret:
+        return {"before": before or "", "after": after or ""}
+    return {"before": "other content, owner or mode\n" if before else "", "after": "secret, and as wanted\n"}
+
+
 def apply(
-    daemon: Daemon, actions: List[str], used: Files, wanted: Files, modes: Mapping[str, int]
+    daemon: Daemon, actions: List[str], used: Files, wanted: Files, access: Mapping[str, Access]
 ) -> List[str]:
     """Do *actions* and return what was done. If slurmctld can't, it goes on with the files *used*, as before.
 
@@ -251,13 +350,24 @@ def apply(
     # It may listen elsewhere, if the file was changed without it.
     if actions == ["reconfigure"] and not daemon.succeeds("scontrol", "ping"):
         actions = ["restart", *actions]
+    number = identity(wanted) if "identify" in actions else None
+    aside = number.with_name("clustername.before") if number else None
     try:
         for action in actions:
-            daemon.act(action)
+            if action == "identify":
+                daemon.succeeds("systemctl", "stop", daemon.name)
+                if number and aside and number.exists():
+                    number.rename(aside)
+                daemon.act("start")
+            else:
+                daemon.act(action)
     except DaemonError as error:
-        if daemon.name == "slurmd" or used == wanted:
+        if daemon.name != "slurmctld" or used == wanted:
             raise
-        put(used, modes)
+        put(used, access)
+        if number and aside and aside.exists():
+            daemon.succeeds("systemctl", "stop", daemon.name)
+            aside.rename(number)
         # After a reconfiguration that failed, it has never stopped.
         had_one = any(content is not None for path, content in used.items() if is_slurm_conf(path))
         if had_one and (actions != ["reconfigure"] or not daemon.running):
@@ -270,13 +380,21 @@ def main() -> None:
     file = {
         "path": {"type": "path", "required": True},
         "content": {"type": "str", "required": True},
-        "mode": {"type": "str", "choices": ["0644", "0755"], "default": "0644"},
+        "mode": {"type": "str", "choices": [CONFIDENTIAL, "0644", "0755"], "default": "0644"},
+        "owner": {"type": "str", "default": "root"},
     }
     module = AnsibleModule(
         argument_spec={
-            "name": {"type": "str", "choices": ["slurmctld", "slurmd"], "required": True},
+            "name": {
+                "type": "str",
+                "choices": ["slurmctld", "slurmd", "slurmdbd", "sackd", "mariadb"],
+                "required": True,
+            },
             "files": {"type": "list", "elements": "dict", "required": True, "options": file},
             "start": {"type": "bool", "default": True},
+            "standby": {"type": "bool", "default": False},
+            "port": {"type": "int"},
+            "wait": {"type": "int", "default": 300},
         },
         supports_check_mode=True,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: slurm_hardware_facts
-short_description: Read the hardware and the cgroup controllers of a node for slurm.conf
+short_description: Read the hardware, accelerators and cgroup controllers of a node for slurm.conf
 description:
   - Runs C(slurmd -C) and reads which cgroup controllers the node really has. Changes nothing.
   - Meant for one node of each class, not for all of them.
@@ -37,6 +37,15 @@ cgroup:
   returned: success
   type: dict
   sample: {version: 2, controllers: [cpu, cpuset, io, memory, pids]}
+devices:
+  description: Device files of accelerators by maker; C(accel) are those of TPUs and others.
+  returned: success
+  type: dict
+  sample: {nvidia: [/dev/nvidia0, /dev/nvidia1], amd: [], intel: [], accel: []}
+pmix:
+  description: Whether Slurm has its plugin for PMIx here, and the library for it.
+  returned: success
+  type: bool
 """
 
 from ansible.module_utils import slurm_hardware
@@ -54,7 +63,13 @@ def main() -> None:
             hardware = slurm_hardware.read_kernel()
         else:
             module.fail_json(msg="slurmd is not installed here: install the package of slurmd first")
-        module.exit_json(changed=False, hardware=hardware, cgroup=slurm_hardware.read_cgroup())
+        module.exit_json(
+            changed=False,
+            hardware=hardware,
+            cgroup=slurm_hardware.read_cgroup(),
+            devices=slurm_hardware.read_devices(),
+            pmix=slurm_hardware.has_pmix(),
+        )
     except slurm_hardware.HardwareError as error:
         module.fail_json(msg=str(error))
     except OSError as error:

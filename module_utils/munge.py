@@ -12,6 +12,7 @@ import subprocess
 from typing import List
 
 KEY_FILE = "/etc/munge/munge.key"
+NEXT_KEY_FILE = f"{KEY_FILE}.next"
 KEY_MODE = 0o400
 SHORTEST_KEY, LONGEST_KEY = 32, 1024
 

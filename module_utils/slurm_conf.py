@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence, Union
+from typing import Collection, Dict, List, Mapping, Optional, Sequence, Union
 
 Value = Union[str, int, bool, Sequence[Union[str, int]]]
 
@@ -51,7 +51,7 @@ _RESERVED = {"nodename", "partitionname", "nodeset", "include"}
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
-class SlurmConfError(Exception):
+class SlurmConfError(ValueError):
     """The inventory asks for something that Slurm can't have; the message names the variable and the mend."""
 
 
@@ -143,22 +143,35 @@ def slurmctld_port(parameters: Mapping[str, Value]) -> int:
     return int(found.group(1))
 
 
-def fixed_settings(text: str) -> Dict[str, str]:
-    """Return those of FIXED_PARAMETERS, in lower case, that the slurm.conf *text* sets.
+def settings(text: str, names: Collection[str]) -> Dict[str, str]:
+    """Return those of *names*, which are in lower case, that the slurm.conf *text* sets.
 
     What is there more than once, as SlurmctldHost, is joined.
     """
-    settings: Dict[str, str] = {}
+    found: Dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition("=")
         key = key.strip().lower()
-        if key in _FIXED:
-            settings[key] = f"{settings[key]} {value.strip()}" if key in settings else value.strip()
-    return settings
+        if key in names:
+            found[key] = f"{found[key]} {value.strip()}" if key in found else value.strip()
+    return found
 
 
-def render_slurmd_environment(controller: str, parameters: Mapping[str, Value]) -> str:
-    """Return what systemd gives to slurmd: where its configuration is.
+def fixed_settings(text: str) -> Dict[str, str]:
+    """Return those of FIXED_PARAMETERS, in lower case, that the slurm.conf *text* sets."""
+    return settings(text, _FIXED)
+
+
+def conf_server(controllers: Sequence[str], parameters: Mapping[str, Value]) -> str:
+    """Return where the configuration is fetched from, the first controller first. Raises SlurmConfError."""
+    port = slurmctld_port(parameters)
+    return ",".join(f"{controller}:{port}" for controller in controllers)
+
+
+def render_slurmd_environment(
+    controllers: Sequence[str], parameters: Mapping[str, Value], variable: str = "SLURMD_OPTIONS"
+) -> str:
+    """Return what systemd gives to slurmd, or to sackd in another *variable*: where its configuration is.
 
     It also names what a running slurmd keeps, so that the file differs whenever slurmd needs a restart.
     Raises SlurmConfError for a bad SlurmctldPort.
@@ -167,7 +180,7 @@ def render_slurmd_environment(controller: str, parameters: Mapping[str, Value]) 
     kept = format_line({key: fixed[key] for key in sorted(fixed)}, "slurm_parameters")
     return (
         f"{HEADER}# It keeps, until it is restarted: {kept}"
-        f'SLURMD_OPTIONS="--conf-server {controller}:{slurmctld_port(parameters)}"\n'
+        f'{variable}="--conf-server {conf_server(controllers, parameters)}"\n'
     )
 
 
@@ -202,8 +215,16 @@ def cgroup_plugin(classes: Sequence[NodeClass], wanted: str = "auto") -> str:
 def plugin_parameters(plugin: str) -> Dict[str, Value]:
     """Return the parameters of slurm.conf that go with CgroupPlugin=*plugin*."""
     if plugin == "disabled":
-        return {"ProctrackType": "proctrack/linuxproc", "TaskPlugin": ["task/affinity"]}
-    return {"ProctrackType": "proctrack/cgroup", "TaskPlugin": ["task/cgroup", "task/affinity"]}
+        return {
+            "ProctrackType": "proctrack/linuxproc",
+            "TaskPlugin": ["task/affinity"],
+            "JobAcctGatherType": "jobacct_gather/linux",
+        }
+    return {
+        "ProctrackType": "proctrack/cgroup",
+        "TaskPlugin": ["task/cgroup", "task/affinity"],
+        "JobAcctGatherType": "jobacct_gather/cgroup",
+    }
 
 
 def render_cgroup_conf(plugin: str, parameters: Mapping[str, Value]) -> str:
@@ -227,9 +248,12 @@ def render_gres_conf(classes: Sequence[NodeClass]) -> str:
 
 
 def render_slurm_conf(
-    parameters: Mapping[str, Value], classes: Sequence[NodeClass], partitions: Sequence[Partition]
+    parameters: Mapping[str, Value],
+    classes: Sequence[NodeClass],
+    partitions: Sequence[Partition],
+    node_sets: Optional[Mapping[str, str]] = None,
 ) -> str:
-    """Return slurm.conf: one line per parameter, per class, and per partition.
+    """Return slurm.conf: one line per parameter, per class, per node set (hostlists by name), per partition.
 
     Raises SlurmConfError if a parameter would make a line of its own kind, or take configless mode away.
     """
@@ -244,6 +268,8 @@ def render_slurm_conf(
     gres_types = sorted({str(gres["name"]) for node_class in classes for gres in node_class.gres})
     parameters = merge({"GresTypes": gres_types} if gres_types else {}, parameters)
     lines = [parameter_lines(parameters), *map(_node_line, classes)]
+    for name, nodes in (node_sets or {}).items():
+        lines.append(format_line({"NodeSet": name, "Nodes": nodes}, f"group {name}"))
     for partition in partitions:
         fields = {"PartitionName": partition.name, **merge({"Nodes": partition.nodes}, partition.parameters)}
         lines.append(format_line(fields, f"slurm_partitions: {partition.name}"))

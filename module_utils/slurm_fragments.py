@@ -20,7 +20,7 @@ _NOT_HANDED_ON = ("healthcheckprogram", "srunepilog", "srunprolog", "taskepilog"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MODES = {"0644": 0o644, "0755": 0o755}
 # The role makes these from its own variables, or they are secret.
-_OWN_FILES = ("slurm.conf", "cgroup.conf", "gres.conf", "topology.conf", "topology.yaml", "slurmdbd.conf")
+_OWN_FILES = ("slurm.conf", "cgroup.conf", "gres.conf", "topology.conf", "slurmdbd.conf")
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,18 @@ def check_programs(parameters: Mapping[str, slurm_conf.Value], names: Sequence[s
                     f"{where}: there is no such file beside slurm.conf: add it to slurm_extra_files, "
                     "or give the path that it has on every node"
                 )
+
+
+def check_files(entries: Sequence[Mapping[str, object]]) -> None:
+    """Raise SlurmConfError for what slurm_extra_files can't have; a ``src`` is not read."""
+    names = set()
+    for entry in entries:
+        if (entry.get("content") is None) == (entry.get("src") is None):
+            raise slurm_conf.SlurmConfError(f"the file {entry.get('name')} needs one of content and src")
+        file = _file("slurm_extra_files", {**entry, "content": ""})
+        if file.name in names:
+            raise slurm_conf.SlurmConfError(f"the file {file.name} is there twice")
+        names.add(file.name)
 
 
 def _file(giver: str, entry: Mapping[str, object]) -> File:

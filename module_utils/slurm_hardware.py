@@ -16,6 +16,13 @@ Hardware = Dict[str, int]
 COUNTS = ("CPUs", "Boards", "SocketsPerBoard", "CoresPerSocket", "ThreadsPerCore", "RealMemory")
 
 
+# PCI vendors, as in pci.ids.
+_PCI_VENDORS = {"0x1002": "amd", "0x8086": "intel"}
+# Debian and Ubuntu; RPM packages.
+_PMIX_PLUGINS = ("usr/lib/*/slurm-wlm/mpi_pmix.so", "usr/lib*/slurm/mpi_pmix.so")
+_PMIX_LIBRARIES = ("usr/lib/*/libpmix.so.2", "usr/lib/*/pmix2/lib/libpmix.so.2", "usr/lib64/libpmix.so.2")
+
+
 class HardwareError(Exception):
     """What a node says of its hardware can't be understood."""
 
@@ -62,6 +69,39 @@ def read_kernel(root: str = "/") -> Hardware:
         "ThreadsPerCore": len(cpus) // len(cores),
         "RealMemory": int(memory.group(1)) // 1024,
     }
+
+
+def read_devices(root: str = "/") -> Dict[str, List[str]]:
+    """Return the device files of accelerators by maker: nvidia, amd, intel, accel. *root* is for tests.
+
+    NVIDIA's are in the order of their minor numbers; graphics devices of AMD and Intel are render nodes whose
+    PCI vendor says so; accel is what the kernel's subsystem of that name has, TPUs for example.
+    """
+    found: Dict[str, List[str]] = {name: [] for name in ("nvidia", "amd", "intel", "accel")}
+    for entry in sorted(Path(root, "dev").glob("nvidia*"), key=_number):
+        if re.fullmatch(r"nvidia[0-9]+", entry.name):
+            found["nvidia"].append(f"/dev/{entry.name}")
+    for entry in sorted(Path(root, "sys/class/drm").glob("renderD*"), key=_number):
+        vendor = entry / "device/vendor"
+        maker = _PCI_VENDORS.get(vendor.read_text().strip()) if vendor.is_file() else None
+        if maker:
+            found[maker].append(f"/dev/dri/{entry.name}")
+    for folder, pattern in (("dev", "accel*"), ("dev/accel", "accel*")):
+        for entry in sorted(Path(root, folder).glob(pattern), key=_number):
+            if re.fullmatch(r"accel[0-9]+", entry.name):
+                found["accel"].append(f"/{folder}/{entry.name}")
+    return found
+
+
+def _number(path: Path) -> int:
+    digits = re.search(r"[0-9]+$", path.name)
+    return int(digits.group()) if digits else -1
+
+
+def has_pmix(root: str = "/") -> bool:
+    """Whether Slurm's plugin for PMIx is here, and the library that it loads. *root* is for tests."""
+    plugin = any(next(Path(root).glob(pattern), None) for pattern in _PMIX_PLUGINS)
+    return plugin and any(next(Path(root).glob(pattern), None) for pattern in _PMIX_LIBRARIES)
 
 
 def read_cgroup(root: str = "/") -> Dict[str, Union[int, List[str]]]:

@@ -27,7 +27,7 @@ from fleet.validate.findings import Finding, Severity, ordered
 from fleet.validate.resolve import Resolved, UnresolvedError, contains_unknown, templates
 from fleet.validate.vocabulary import GROUPS, OTHER_GROUPS, SLURM_SWITCH, Vocabulary, guess, near
 from fleet.validate.written import Definition, Kind, Place, Written, ini_lines, read
-from module_utils import apptainer_package_files, slurm_names
+from module_utils import apptainer_package_files, slurm_conf, slurm_names, slurm_topology
 
 # RFC 1123, section 2.1: letters, digits and hyphens between dots, at most 63 in a label.
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -546,25 +546,105 @@ def _where(place: Place | None) -> dict[str, Any]:
 
 
 def _slurm(inventory: _Inventory) -> Iterator[Finding]:
-    """One controller, and one for the compute nodes."""
+    """Controllers, and what they share; one slurmdbd; a controller for the compute nodes."""
+    groups = inventory.written.groups
     controllers = inventory.resolved.members("slurm_controller")
-    if len(controllers) > 1:
+    managed = _managed(inventory, "slurm_controller")
+    if len(managed) > 1 and not _lookup(inventory, managed[0], "slurm_state_folder"):
         yield _error(
             "controllers",
-            f"has {len(controllers)} hosts ({fold(controllers)}); a cluster has one controller",
-            "leave one; clusters beside each other need an inventory each",
-            inventory.written.groups.get("slurm_controller"),
+            f"has {len(controllers)} hosts ({fold(controllers)}), of which all but the first are backups",
+            "set slurm_state_folder to a folder on a file system that all of them share, or leave one host",
+            groups.get("slurm_controller"),
             "group slurm_controller",
         )
-    managed = _managed(inventory, "slurm_compute")
-    if managed and not controllers:
-        mend = (
-            f"put one host in slurm_controller, or set {SLURM_SWITCH}: false where the site runs Slurm itself"
-        )
-        place = inventory.written.groups.get("slurm_compute")
-        yield _error(
-            "no-controller", "compute nodes without a slurm_controller", mend, place, _hosts(managed)
-        )
+    accounting = inventory.resolved.members("slurm_accounting")
+    if len(accounting) > 1:
+        what = f"has {len(accounting)} hosts ({fold(accounting)}); a cluster has one slurmdbd"
+        place = groups.get("slurm_accounting")
+        yield _error("accounting", what, "leave one", place, "group slurm_accounting")
+    for host in accounting:
+        distant = _lookup(inventory, host, "slurm_accounting_database_host") not in (None, "localhost")
+        # A value that is encrypted is one.
+        given = any(d.name == "slurm_accounting_password" for d in inventory.written.definitions)
+        if distant and not given:
+            what = "is not set, and the database is on another host, which knows slurmdbd by its password"
+            mend = "set it, from a vault"
+            place = inventory.origin(host, "slurm_accounting_database_host")
+            finding = _error("accounting", what, mend, place, _hosts([host]))
+            yield replace(finding, variable="slurm_accounting_password")
+    if not controllers:
+        for group in ("slurm_compute", "slurm_accounting", "slurm_login"):
+            if lonely := _managed(inventory, group):
+                switch = f"{SLURM_SWITCH}: false where the site runs Slurm itself"
+                mend = f"put one host in slurm_controller, or set {switch}"
+                what = f"{_KINDS[group]} without a slurm_controller"
+                yield _error("no-controller", what, mend, groups.get(group), _hosts(lonely))
+
+
+_KINDS = {
+    "slurm_compute": "compute nodes",
+    "slurm_accounting": "slurmdbd",
+    "slurm_login": "login nodes",
+}
+_SLURM_GROUPS = ("slurm_controller", *_KINDS)
+# Written once for the cluster, by whichever host comes first.
+_CLUSTER_WIDE = (
+    "slurm_accounting_database",
+    "slurm_accounting_database_host",
+    "slurm_cgroup_parameters",
+    "slurm_cgroup_plugin",
+    "slurm_cluster_name",
+    "slurm_extra_files",
+    "slurm_parameters",
+    "slurm_partitions",
+    "slurm_state_folder",
+    "slurm_switches",
+    "slurm_version",
+)
+
+
+def _slurm_agree(inventory: _Inventory) -> Iterator[Finding]:
+    """What the cluster has one of, and hosts are given two."""
+    hosts = list(dict.fromkeys(host for group in _SLURM_GROUPS for host in _managed(inventory, group)))
+    for name in _CLUSTER_WIDE:
+        values: dict[str, str] = {}
+        for kind in inventory.resolved.kinds(hosts, {name, *inventory.resolved.reach(name)}):
+            value = _lookup(inventory, kind[0], name)
+            if value is not None and not contains_unknown(value):
+                values.setdefault(repr(value), kind[0])
+        if len(values) > 1:
+            first, other = list(values.values())[:2]
+            what = f"is one thing for {first} and another for {other}, and the cluster has one"
+            place = inventory.origin(other, name) or inventory.origin(first, name)
+            finding = _error("slurm-agree", what, "set it for all hosts, in group_vars/all", place)
+            yield replace(finding, variable=name)
+
+
+def _slurm_switches(inventory: _Inventory) -> Iterator[Finding]:
+    """Switches of all nodes or of none, that are one tree."""
+    computing = _managed(inventory, "slurm_compute")
+    at = {host: _lookup(inventory, host, "slurm_switch") for host in computing}
+    leaves: dict[str, list[str]] = defaultdict(list)
+    for host, switch in at.items():
+        leaves[str(switch or "")].append(host)
+    without = leaves.pop("", [])
+    if without and leaves:
+        place = inventory.written.hosts.get(without[0])
+        what = "is not set, while other compute nodes have a switch: no job would get both"
+        finding = _error("topology", what, "give every node one, or none", place, _hosts(without))
+        yield replace(finding, variable="slurm_switch")
+    for definition in inventory.written.definitions:
+        if definition.name != "slurm_switches":
+            continue
+        for _, switches in _outcomes(inventory, definition):
+            try:
+                if isinstance(switches, list) and all(isinstance(switch, dict) for switch in switches):
+                    slurm_topology.render({name: fold(nodes) for name, nodes in leaves.items()}, switches)
+            except slurm_conf.SlurmConfError as error:
+                yield _at(definition, "topology", str(error).removeprefix("slurm_switches: "))
+            except KeyError:
+                pass  # Said of its type.
 
 
 def _managed(inventory: _Inventory, group: str) -> list[str]:
@@ -579,8 +659,7 @@ def _managed(inventory: _Inventory, group: str) -> list[str]:
 def _slurm_names(inventory: _Inventory) -> Iterator[Finding]:
     """Names Slurm cannot have, or has of two hosts: it takes the part before the first dot."""
     same: dict[str, list[str]] = defaultdict(list)
-    groups = ("slurm_controller", "slurm_compute")
-    for host in dict.fromkeys(host for group in groups for host in _managed(inventory, group)):
+    for host in dict.fromkeys(host for group in _SLURM_GROUPS for host in _managed(inventory, group)):
         try:
             same[slurm_names.node_name(host)].append(host)
         except ValueError:
@@ -746,7 +825,9 @@ _RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
     _addresses,
     _lab,
     _slurm,
+    _slurm_agree,
     _slurm_names,
+    _slurm_switches,
     _partitions,
     _pull,
     _images,

@@ -17,7 +17,17 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from fleet.errors import FleetError
 from fleet.lab.distribution_sim import DISTRIBUTION_SIMS
 from fleet.lab.model import BACKENDS, LAB_VARIABLES, check_value
-from module_utils import apptainer_packages, apptainer_version, image_declaration, openpgp, pull
+from module_utils import (
+    apptainer_packages,
+    apptainer_version,
+    image_declaration,
+    openpgp,
+    pull,
+    slurm_accounting,
+    slurm_fragments,
+    slurm_gres,
+    slurm_release,
+)
 
 # The groups the playbooks work on, and the roles their nodes get.
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -26,7 +36,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "image_policy": ("image_policy",),
     "image_store": ("image_store",),
     "slurm_controller": ("slurm", "node_record"),
+    "slurm_accounting": ("slurm", "node_record"),
     "slurm_compute": ("slurm", "node_record"),
+    "slurm_login": ("slurm", "node_record"),
     "pull": ("pull",),
 }
 # Groups that mean something without giving a node a role.
@@ -77,6 +89,12 @@ FORMATS: Mapping[str, Callable[[Any], object]] = {
     "apptainer_helper_packages": _helpers,
     "apptainer_version": apptainer_version.parse,
     "image_store_images": image_declaration.read,
+    "slurm_accounting_database": slurm_accounting.check_name,
+    "slurm_accounting_parameters": slurm_accounting.check_parameters,
+    "slurm_accounting_password": slurm_accounting.check_password,
+    "slurm_extra_files": slurm_fragments.check_files,
+    "slurm_gres": slurm_gres.check,
+    "slurm_version": slurm_release.check_wanted,
     "image_store_signer": lambda value: openpgp.check_fingerprint(value) if value else None,
     **{f"pull_{name}": check for name, check in pull.CHECKS.items()},
 }

@@ -15,11 +15,23 @@ from ansible.errors import AnsibleFilterError
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 from ClusterShell.NodeUtils import GroupResolver, GroupSource
 
-from module_utils import slurm_conf, slurm_fragments, slurm_names
+from module_utils import (
+    slurm_accounting,
+    slurm_conf,
+    slurm_fragments,
+    slurm_gres,
+    slurm_names,
+    slurm_release,
+    slurm_topology,
+)
 
 DEFAULT_CLASS = "compute"
 FOLDER = "/etc/slurm"
 ROLES = Path(__file__).resolve().parents[2] / "roles"
+# Groups alone, which are joined: no intersection, no difference.
+_PLAIN_GROUPS = re.compile(r"@\w+( *, *@\w+)*")
+# Words of slurm.conf(5) in the place of a node set.
+_NO_NODE_SET = ("ALL", "DEFAULT")
 _FRAGMENT = re.compile(r"__(?P<role>.+)_slurm_fragment")
 
 
@@ -79,8 +91,10 @@ def slurm_node_classes(
 
     classes = []
     for name in sorted(members):
-        for gres in settings[name][1]["gres"]:
-            _check_gres(gres, name)
+        try:
+            slurm_gres.check(settings[name][1]["gres"])
+        except slurm_conf.SlurmConfError as error:
+            raise AnsibleFilterError(f"slurm_gres of class {name}: {error}") from error
         classes.append(
             {
                 "name": name,
@@ -101,6 +115,7 @@ def slurm_files(
     cgroup_plugin: str = "auto",
     cgroup_parameters: Mapping[str, Any] | None = None,
     fragments: Mapping[str, Mapping[str, Any]] | None = None,
+    topology: str = "",
 ) -> list[dict[str, str]]:
     """Return the configuration files as dicts of path, content and mode; slurm.conf is the last one.
 
@@ -108,7 +123,7 @@ def slurm_files(
     of *parameters* the later ones win: those of the role, on top of them what the *fragments* of other roles
     ask for, then the site's. *partitions* are those of the role; their nodes may use the hostlist
     syntax of ClusterShell with the inventory's *groups* (``@gpu``). *fragments* are by the name of their
-    variable; see module_utils/slurm_fragments.py.
+    variable; see module_utils/slurm_fragments.py. *topology* is the result of slurm_topology_conf.
     Raises AnsibleFilterError, naming the variable that has to be mended.
     """
     classes = [
@@ -118,14 +133,18 @@ def slurm_files(
             hardware=result["hardware"],
             cgroup=result["cgroup"],
             parameters=result["item"]["parameters"],
-            gres=result["item"]["gres"],
+            gres=[_detected(gres, result) for gres in result["item"]["gres"]],
         )
         for result in gathered
     ]
     known = NodeSet.fromlist([node_class.nodes for node_class in classes])
     try:
         plugin = slurm_conf.cgroup_plugin(classes, cgroup_plugin)
-        own = slurm_conf.merge(slurm_conf.plugin_parameters(plugin), *parameters[:1])
+        node_sets, parts = _partitions(partitions, known, groups)
+        tree = {"TopologyPlugin": "topology/tree"} if topology else {}
+        # A default that one class can't have would fail every srun there.
+        mpi = {"MpiDefault": "pmix"} if all(result.get("pmix") for result in gathered) else {}
+        own = slurm_conf.merge(slurm_conf.plugin_parameters(plugin), tree, mpi, *parameters[:1])
         given = {name: _with_content(name, fragment) for name, fragment in (fragments or {}).items()}
         combined, beside = slurm_fragments.combine(given, own)
         settings = slurm_conf.merge(combined, *parameters[1:])
@@ -135,6 +154,7 @@ def slurm_files(
                 {"path": f"{FOLDER}/{file.name}", "content": file.content, "mode": file.mode}
                 for file in beside
             ),
+            *([{"path": f"{FOLDER}/topology.conf", "content": topology}] if topology else []),
             {
                 "path": f"{FOLDER}/cgroup.conf",
                 "content": slurm_conf.render_cgroup_conf(plugin, cgroup_parameters or {}),
@@ -142,9 +162,7 @@ def slurm_files(
             {"path": f"{FOLDER}/gres.conf", "content": slurm_conf.render_gres_conf(classes)},
             {
                 "path": f"{FOLDER}/slurm.conf",
-                "content": slurm_conf.render_slurm_conf(
-                    settings, classes, _partitions(partitions, known, groups)
-                ),
+                "content": slurm_conf.render_slurm_conf(settings, classes, parts, node_sets),
             },
         ]
     except slurm_conf.SlurmConfError as error:
@@ -178,13 +196,68 @@ def slurm_conf_lines(parameters: Mapping[str, Any]) -> str:
         raise AnsibleFilterError(str(error)) from error
 
 
-def slurmd_environment(parameters: Sequence[Mapping[str, Any]], controller: str) -> str:
+def slurm_topology_conf(
+    hosts: Sequence[str],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    switches: Sequence[Mapping[str, Any]],
+) -> str:
+    """Return topology.conf from slurm_switch of *hosts* and slurm_switches, or nothing if no host has one.
+
+    Raises AnsibleFilterError if some hosts have no switch, as no job would get them with others.
+    """
+    leaves: dict[str, list[str]] = {}
+    for host in hosts:
+        leaves.setdefault(str(hostvars[host].get("slurm_switch") or ""), []).append(node_name(host))
+    without = leaves.pop("", [])
+    if not leaves and not switches:
+        return ""
+    if without:
+        raise AnsibleFilterError(f"slurm_switch is not set for {fold(without)}: give every node one, or none")
+    try:
+        return slurm_topology.render({name: fold(nodes) for name, nodes in leaves.items()}, switches)
+    except slurm_conf.SlurmConfError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def slurmd_environment(
+    parameters: Sequence[Mapping[str, Any]], controllers: Sequence[str], variable: str = "SLURMD_OPTIONS"
+) -> str:
     """Return the environment file of slurmd from the layers of *parameters*, of which the later ones win.
 
-    *controller* is Slurm's name of the node of slurmctld. Raises AnsibleFilterError for a bad port.
+    *controllers* are Slurm's names of the nodes of slurmctld, *variable* is that of the unit. Raises
+    AnsibleFilterError for a bad port.
     """
     try:
-        return slurm_conf.render_slurmd_environment(controller, slurm_conf.merge(*parameters))
+        return slurm_conf.render_slurmd_environment(controllers, slurm_conf.merge(*parameters), variable)
+    except slurm_conf.SlurmConfError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def slurm_upgrade_check(
+    installed: Mapping[str, Mapping[str, str]], target: str, covered: Sequence[str]
+) -> bool:
+    """Return true if the packages can go to *target*; see slurm_release.check. Raises AnsibleFilterError."""
+    try:
+        slurm_release.check(installed, target, covered)
+    except slurm_release.ReleaseError as error:
+        raise AnsibleFilterError(str(error)) from error
+    return True
+
+
+def slurm_conf_server(parameters: Sequence[Mapping[str, Any]], controllers: Sequence[str]) -> str:
+    """Return where commands fetch the configuration from. Raises AnsibleFilterError for a bad port."""
+    try:
+        return slurm_conf.conf_server(controllers, slurm_conf.merge(*parameters))
+    except slurm_conf.SlurmConfError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def slurmdbd_conf(
+    parameters: Mapping[str, Any], *, host: str, database_host: str, database: str, password: str
+) -> str:
+    """Return slurmdbd.conf with the site's *parameters*. Raises AnsibleFilterError, without the password."""
+    try:
+        return slurm_accounting.render(host, database_host, database, password, parameters)
     except slurm_conf.SlurmConfError as error:
         raise AnsibleFilterError(str(error)) from error
 
@@ -200,35 +273,48 @@ def _representative(name: str, hosts: Sequence[str], active: Collection[str], tr
     )
 
 
-def _check_gres(gres: Mapping[str, Any], name: str) -> None:
-    """Raise AnsibleFilterError unless *gres* of class *name* has a name, a count, and as many files."""
-    where = f"slurm_gres of class {name}"
-    if not slurm_names.NAME.fullmatch(str(gres.get("name", ""))):
-        raise AnsibleFilterError(f"{where}: {gres} needs a name such as gpu")
-    if not isinstance(gres.get("count"), int) or gres["count"] < 1:
-        raise AnsibleFilterError(f"{where}: {gres['name']} needs a count of 1 or more")
-    if gres["name"] == "gpu" and not gres.get("file"):
-        # Slurm 24.11 counts none otherwise and sets the node to INVAL.
-        raise AnsibleFilterError(f"{where}: gpu needs the device files, for example file: /dev/nvidia[0-3]")
-    if gres.get("file") and len(NodeSet(gres["file"])) != gres["count"]:
+def _detected(gres: Mapping[str, Any], result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return *gres* with the count, files and flags of what the asked node of the class has.
+
+    Raises AnsibleFilterError if it has none: Slurm would set all nodes of the class to INVAL later.
+    """
+    if not (maker := gres.get("detect")):
+        return gres
+    devices = result["devices"][maker]
+    if not devices:
+        item = result["item"]
         raise AnsibleFilterError(
-            f"{where}: {gres['name']} has the count {gres['count']}, but file {gres['file']} names "
-            f"{len(NodeSet(gres['file']))}: make them equal"
+            f"slurm_gres of class {item['name']}: {item['representative']} has no device of {maker}: "
+            "load its driver, or take the resource away"
         )
+    flags = {"flags": f"{maker}_gpu_env"} if gres["name"] == "gpu" and maker != "accel" else {}
+    return {**flags, **gres, "count": len(devices), "file": fold(devices)}
 
 
 def _partitions(
     partitions: Sequence[Mapping[str, Any]], known: NodeSet, groups: Mapping[str, Sequence[str]]
-) -> list[slurm_conf.Partition]:
+) -> tuple[dict[str, str], list[slurm_conf.Partition]]:
+    """Return the node sets, hostlists by name, that partitions are made of, and the partitions.
+
+    A partition of whole groups and hostlists names the groups, so that a long list is there once.
+    """
     result = []
+    node_sets: dict[str, str] = {}
     for partition in partitions:
         name, nodes = str(partition["name"]), str(partition["nodes"])
         if not slurm_names.NAME.fullmatch(name):
             raise AnsibleFilterError(f"slurm_partitions: {name!r} is not a name of a partition")
         if nodes != "ALL":
-            nodes = _resolve(name, nodes, known, groups)
+            resolved = _resolve(name, nodes, known, groups)
+            named = _PLAIN_GROUPS.fullmatch(nodes) and re.findall(r"@(\w+)", nodes)
+            if named and not any(group in known or group in _NO_NODE_SET for group in named):
+                for group in named:
+                    node_sets[group] = _resolve(name, f"@{group}", known, groups)
+                nodes = nodes.replace("@", "").replace(" ", "")
+            else:
+                nodes = resolved
         result.append(slurm_conf.Partition(name, nodes, dict(partition.get("parameters") or {})))
-    return result
+    return node_sets, result
 
 
 def _resolve(partition: str, nodes: str, known: NodeSet, groups: Mapping[str, Sequence[str]]) -> str:
@@ -262,6 +348,10 @@ class FilterModule:
             "slurm_node_classes": slurm_node_classes,
             "slurm_files": slurm_files,
             "slurm_conf_lines": slurm_conf_lines,
+            "slurm_topology_conf": slurm_topology_conf,
             "slurm_node_name": node_name,
             "slurmd_environment": slurmd_environment,
+            "slurm_conf_server": slurm_conf_server,
+            "slurmdbd_conf": slurmdbd_conf,
+            "slurm_upgrade_check": slurm_upgrade_check,
         }

@@ -128,6 +128,10 @@ def test_the_filters_are_found():
         "slurm_node_classes",
         "slurm_files",
         "slurm_conf_lines",
+        "slurm_topology_conf",
+        "slurm_conf_server",
+        "slurmdbd_conf",
+        "slurm_upgrade_check",
         "slurm_node_name",
         "slurmd_environment",
     }

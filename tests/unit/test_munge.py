@@ -52,6 +52,8 @@ def breaks(node, status, text):
 def module(ansible_module, node, monkeypatch):
     runner = ansible_module("munge")
     monkeypatch.setattr(runner.plugin, "KEY_FILE", str(node / "munge.key"))
+    monkeypatch.setattr(munge, "NEXT_KEY_FILE", str(node / "munge.key.next"))
+    monkeypatch.setattr(runner.plugin.munge, "NEXT_KEY_FILE", str(node / "munge.key.next"))
     monkeypatch.setattr(runner.plugin, "munge_user", lambda: (os.geteuid(), os.getegid()))
     return runner
 
@@ -168,3 +170,37 @@ def test_a_missing_program_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(munge.MungeError, match="munge is not installed"):
         munge.encode()
+
+
+def test_a_key_is_changed_in_two_steps(module, node):
+    module(key=BASE64)
+    log(node)
+    predicted = module(rotation="prepare", check=True)
+    assert predicted["changed"] and not (node / "munge.key.next").exists()
+    made = module(rotation="prepare")
+    assert made["changed"] and len(base64.b64decode(made["key"])) == munge.LONGEST_KEY
+    assert (node / "munge.key.next").stat().st_mode & 0o7777 == munge.KEY_MODE
+    assert (node / "munge.key").read_bytes() == KEY and "restart" not in log(node)
+
+    assert module(rotation="commit", check=True)["changed"] and (node / "munge.key").read_bytes() == KEY
+    assert module(rotation="commit")["changed"] and "systemctl restart munge" in log(node)
+    assert (node / "munge.key").read_bytes() == base64.b64decode(made["key"])
+    assert not (node / "munge.key.next").exists()
+    assert not module(rotation="commit")["changed"] and "restart" not in log(node)
+
+
+def test_an_interrupted_change_of_the_key_goes_on_with_the_same(module, node):
+    module(key=BASE64)
+    made = module(rotation="prepare")
+    again = module(rotation="prepare")
+    assert not again["changed"] and again["key"] == made["key"]
+
+
+def test_another_node_prepares_the_key_that_it_is_given(module, node):
+    module(key=BASE64)
+    other = base64.b64encode(bytes(range(100))).decode()
+    result = module(rotation="prepare", key=other)
+    assert result["changed"] and "key" not in result
+    assert not module(rotation="prepare", key=other)["changed"]
+    short = base64.b64encode(b"short").decode()
+    assert "has 32 to 1024 bytes" in module(rotation="prepare", key=short)["msg"]

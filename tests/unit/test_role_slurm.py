@@ -27,9 +27,11 @@ def test_a_cluster_as_it_should_be_is_not_refused(role):
     assert code == 0, output
 
 
-def test_two_controllers_are_refused(role):
+def test_two_controllers_without_a_folder_for_both_are_refused(role):
     code, output = role("refuse.yml", heads="head: , head2: ")
-    assert code != 0 and "group slurm_controller has 2 hosts" in output
+    assert code != 0 and "group slurm_controller has 2 hosts" in output and "set slurm_state_folder" in output
+    code, output = role("refuse.yml", heads="head: , head2: ", slurm_state_folder="/shared/state")
+    assert code == 0, output
 
 
 def test_another_operating_system_is_refused_with_the_names_of_the_nodes(role):

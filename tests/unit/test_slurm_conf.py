@@ -128,6 +128,7 @@ def test_plugins_belong_together():
     assert slurm_conf.plugin_parameters("autodetect") == {
         "ProctrackType": "proctrack/cgroup",
         "TaskPlugin": ["task/cgroup", "task/affinity"],
+        "JobAcctGatherType": "jobacct_gather/cgroup",
     }
 
 
@@ -168,7 +169,7 @@ def test_settings_that_need_a_restart_are_found_in_a_file():
 
 def test_the_environment_of_slurmd_differs_when_it_needs_a_restart():
     def render(**more):
-        return slurm_conf.render_slurmd_environment("head", {"SlurmctldHost": "head", **more})
+        return slurm_conf.render_slurmd_environment(["head"], {"SlurmctldHost": "head", **more})
 
     assert render() == render(MaxJobCount=4711)
     for more in ({"SlurmdPort": 7001}, {"authtype": "auth/slurm"}, {"SlurmctldPort": 7000}):

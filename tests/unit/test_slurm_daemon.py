@@ -1,6 +1,7 @@
 """A daemon and its files; programs are small scripts that behave as scontrol(1) and systemctl(1) do."""
 
 import os
+import socket
 
 import pytest
 
@@ -219,3 +220,55 @@ def test_a_file_of_somebody_else_is_left_alone(daemon, node):
     (node / "plugstack.conf").write_text("theirs")
     daemon("a=1")
     assert not daemon("a=1")["changed"] and (node / "plugstack.conf").read_text() == "theirs"
+
+
+def test_a_secret_is_in_no_diff_and_no_record(daemon, node):
+    secret = {"path": "slurmdbd.conf", "content": "StoragePass=hush\n", "mode": "0600"}
+    results = [daemon("a=1", "slurmdbd", check, [secret]) for check in (True, False)]
+    assert all(result["changed"] and "hush" not in str(result["diff"]) for result in results)
+    assert (node / "slurmdbd.conf").stat().st_mode & 0o7777 == 0o600
+    assert "hush" not in (node / "records" / "slurmdbd.json").read_text()
+    assert not daemon("a=1", "slurmdbd", beside=[secret])["changed"]
+    result = daemon("a=1", "slurmdbd", beside=[{**secret, "content": "StoragePass=other\n"}])
+    assert result["log"] == ["restart"] and "hush" not in str(result["diff"])
+
+
+def test_a_user_that_is_not_there_is_an_error_but_in_check_mode(daemon):
+    file = {"path": "slurmdbd.conf", "content": "", "owner": "no-such-user"}
+    assert daemon("a=1", check=True, beside=[file])["changed"]
+    assert "there is no user no-such-user" in daemon("a=1", beside=[file])["msg"]
+
+
+def test_a_standby_is_restarted_and_never_reconfigured(daemon):
+    assert daemon("a=1", standby=True)["log"] == ["start"]
+    assert daemon("a=2", standby=True)["log"] == ["restart"]
+    assert not daemon("a=2", standby=True)["changed"]
+
+
+def test_a_daemon_is_waited_for_where_it_listens(daemon):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert "failed" not in daemon("a=1", "slurmdbd", port=port)
+    result = daemon("a=2", "slurmdbd", port=port, wait=0)
+    assert f"slurmdbd does not listen on port {port} after 0 s" in result["msg"]
+
+
+def test_a_cluster_that_gets_accounting_takes_the_number_that_slurmdbd_gives(daemon, node):
+    (node / "clustername").write_text("cluster|1")
+    where = f"StateSaveLocation={node}"
+    daemon(where)
+    assert (node / "clustername").exists()
+    predicted = daemon(f"{where}\nAccountingStorageHost=db", check=True)
+    result = daemon(f"{where}\nAccountingStorageHost=db")
+    assert result["actions"] == predicted["actions"] == ["identify", "reconfigure"]
+    assert result["log"] == ["stop", "start", "reconfigure"] and not (node / "clustername").exists()
+    assert not daemon(f"{where}\nAccountingStorageHost=db")["changed"]
+    assert daemon(f"{where}\nAccountingStorageHost=db2")["log"] == ["reconfigure"]
+
+
+def test_the_number_is_back_if_that_fails(daemon, node):
+    (node / "clustername").write_text("cluster|1")
+    daemon(f"StateSaveLocation={node}")
+    assert daemon(f"StateSaveLocation={node}\nAccountingStorageHost=broken")["failed"]
+    assert (node / "clustername").read_text() == "cluster|1" and (node / "active").exists()
+    assert conf(node) == f"StateSaveLocation={node}\n"

@@ -82,6 +82,8 @@ def test_two_hosts_with_one_name_are_refused(plugin):
         ({"count": 1}, "needs a name"),
         ({"name": "gpu"}, "needs a count"),
         ({"name": "gpu", "count": 0}, "needs a count"),
+        ({"name": "gpu", "detect": "voodoo"}, "detect of gpu is one of nvidia, amd"),
+        ({"name": "gpu", "detect": "nvidia", "count": 2}, "gpu has detect, so leave count and file out"),
         ({"name": "gpu", "count": 1}, "gpu needs the device files"),
         (
             {"name": "gpu", "count": 4, "file": "/dev/nvidia[0-2]"},
@@ -139,6 +141,71 @@ def test_five_thousand_nodes_in_four_classes_are_few_lines(plugin):
     assert all(len(line) < 200 for line in lines)
 
 
+def test_partitions_of_whole_groups_are_node_sets(plugin):
+    hostvars = {host: {} for host in ("c1", "c7", "c9", "gpu")}
+    groups = {"odd": ["c1", "c7", "c9"], "gpu": ["gpu"], "mine": ["c1", "head"]}
+    partitions = [
+        {"name": "all", "nodes": "@odd, @mine"},
+        {"name": "less", "nodes": "@odd!c9"},
+        {"name": "gpu", "nodes": "@gpu"},
+    ]
+    text = files(plugin, classes(plugin, hostvars), partitions, groups)["slurm.conf"]
+    lines = [line for line in text.splitlines() if line.startswith(("NodeSet", "PartitionName"))]
+    assert lines == [
+        "NodeSet=odd Nodes=c[1,7,9]",
+        "NodeSet=mine Nodes=c1",
+        "PartitionName=all Nodes=odd,mine",
+        "PartitionName=less Nodes=c[1,7]",
+        "PartitionName=gpu Nodes=gpu",
+    ]
+
+
+def test_devices_are_counted_on_the_node_that_was_asked(plugin):
+    gres = [{"name": "gpu", "type": "h100", "detect": "nvidia"}, {"name": "tpu", "detect": "accel"}]
+    (item,) = classes(plugin, {"g1": {"slurm_gres": gres}, "g2": {"slurm_gres": gres}})
+    devices = {"nvidia": ["/dev/nvidia0", "/dev/nvidia1"], "accel": ["/dev/accel0"], "amd": [], "intel": []}
+    seen = {"item": item, "hardware": HARDWARE, "cgroup": NO_CGROUP, "devices": devices}
+    made = plugin.slurm_files([seen], parameters=PARAMETERS, partitions=MAIN, groups={})
+    content = {file["path"].rpartition("/")[2]: file["content"] for file in made}
+    assert content["gres.conf"].splitlines()[1:] == [
+        "NodeName=g[1-2] Name=gpu Type=h100 File=/dev/nvidia[0-1] Flags=nvidia_gpu_env",
+        "NodeName=g[1-2] Name=tpu File=/dev/accel0",
+    ]
+    assert "Gres=gpu:h100:2,tpu:1" in content["slurm.conf"]
+    devices["nvidia"] = []
+    with pytest.raises(AnsibleFilterError, match="slurm_gres of class compute: g1 has no device of nvidia"):
+        plugin.slurm_files([seen], parameters=PARAMETERS, partitions=MAIN, groups={})
+
+
+def test_pmix_is_the_default_where_all_classes_have_it(plugin):
+    (item,) = classes(plugin, {"c1": {}})
+    seen = {"item": item, "hardware": HARDWARE, "cgroup": NO_CGROUP}
+    for asked, wanted in (([True], True), ([True, False], False)):
+        gathered = [{**seen, "pmix": pmix} for pmix in asked]
+        made = plugin.slurm_files(gathered, parameters=PARAMETERS, partitions=MAIN, groups={})
+        assert ("MpiDefault=pmix\n" in made[-1]["content"]) is wanted
+
+
+def test_the_topology_is_folded_from_the_switches_of_nodes(plugin):
+    hostvars = {f"c{i}": {"slurm_switch": f"s{i % 2}"} for i in range(1, 5)}
+    topology = plugin.slurm_topology_conf(list(hostvars), hostvars, [])
+    assert "SwitchName=s0 Nodes=c[2,4]\nSwitchName=s1 Nodes=c[1,3]\nSwitchName=root" in topology
+    made = files(plugin, classes(plugin, hostvars), topology=topology)
+    assert made["topology.conf"] == topology
+    assert "TopologyPlugin=topology/tree\n" in made["slurm.conf"]
+
+
+def test_without_switches_there_is_no_topology(plugin):
+    assert plugin.slurm_topology_conf(["c1"], {"c1": {}}, []) == ""
+    assert "Topology" not in files(plugin, classes(plugin, {"c1": {}}))["slurm.conf"]
+
+
+def test_some_nodes_without_a_switch_are_named(plugin):
+    hostvars = {"c1": {"slurm_switch": "s1"}, "c2": {}, "c3": {"slurm_switch": ""}}
+    with pytest.raises(AnsibleFilterError, match=r"slurm_switch is not set for c\[2-3\]"):
+        plugin.slurm_topology_conf(list(hostvars), hostvars, [])
+
+
 def test_fragments_of_other_roles_lose_to_the_site(plugin, tmp_path, monkeypatch):
     (tmp_path / "some_role" / "files").mkdir(parents=True)
     (tmp_path / "some_role" / "files" / "prolog.sh").write_text("#!/bin/sh\n")
@@ -175,7 +242,30 @@ def test_a_site_that_writes_slurm_conf_itself_gets_the_lines(plugin):
 
 
 def test_slurmd_asks_where_slurmctld_listens(plugin):
-    text = plugin.slurmd_environment([{"SlurmctldPort": 6817}, {"slurmctldport": "6900-6910"}], "head")
+    text = plugin.slurmd_environment([{"SlurmctldPort": 6817}, {"slurmctldport": "6900-6910"}], ["head"])
     assert text.endswith('\nSLURMD_OPTIONS="--conf-server head:6900"\n')
     with pytest.raises(AnsibleFilterError, match="SlurmctldPort is 'all'"):
-        plugin.slurmd_environment([{"SlurmctldPort": "all"}], "head")
+        plugin.slurmd_environment([{"SlurmctldPort": "all"}], ["head"])
+
+
+def test_every_controller_is_asked_for_the_configuration(plugin):
+    text = plugin.slurmd_environment([{"SlurmctldPort": 6900}], ["head", "head2"], "SACKD_OPTIONS")
+    assert text.endswith('\nSACKD_OPTIONS="--conf-server head:6900,head2:6900"\n')
+    assert plugin.slurm_conf_server([{}], ["head", "head2"]) == "head:6817,head2:6817"
+    with pytest.raises(AnsibleFilterError, match="SlurmctldPort"):
+        plugin.slurm_conf_server([{"SlurmctldPort": 0}], ["head"])
+
+
+def test_slurmdbd_conf_has_the_password_last_and_errors_have_none(plugin):
+    place = {"host": "db", "database_host": "localhost", "database": "acct"}
+    secret, wrong, none = {"password": "Kx7!"}, {"password": "Kx7#"}, {"password": ""}
+    text = plugin.slurmdbd_conf({"PurgeJobAfter": "12month"}, **secret, **place)
+    assert text.splitlines()[-2:] == ["PurgeJobAfter=12month", "StoragePass=Kx7!"]
+    assert "StoragePass" not in plugin.slurmdbd_conf({}, **none, **place)
+    with pytest.raises(AnsibleFilterError, match="no # ") as error:
+        plugin.slurmdbd_conf({}, **wrong, **place)
+    assert "Kx7" not in str(error.value)
+    with pytest.raises(AnsibleFilterError, match="storagepass: set slurm_accounting_password instead"):
+        plugin.slurmdbd_conf({"storagepass": "x"}, **none, **place)
+    with pytest.raises(AnsibleFilterError, match="slurm_accounting_database is 'a;b'"):
+        plugin.slurmdbd_conf({}, **none, **{**place, "database": "a;b"})

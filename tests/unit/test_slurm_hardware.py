@@ -117,3 +117,33 @@ def test_without_slurmd_only_check_mode_has_an_answer(module, monkeypatch):
     monkeypatch.setattr(module.plugin.AnsibleModule, "get_bin_path", lambda *_, **__: None)
     assert module(check=True)["hardware"]["CPUs"] >= 1
     assert "slurmd is not installed" in module()["msg"]
+
+
+def make(root, *paths, text=""):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+
+
+def test_devices_are_found_by_their_maker(tmp_path):
+    make(tmp_path, *(f"dev/nvidia{i}" for i in (0, 10, 2)), "dev/nvidiactl", "dev/nvidia-uvm", "dev/accel0")
+    make(tmp_path, "sys/class/drm/renderD128/device/vendor", text="0x1002\n")
+    make(tmp_path, "sys/class/drm/renderD129/device/vendor", text="0x8086\n")
+    make(tmp_path, "sys/class/drm/renderD130/device/vendor", text="0x1a03\n")
+    assert slurm_hardware.read_devices(str(tmp_path)) == {
+        "nvidia": ["/dev/nvidia0", "/dev/nvidia2", "/dev/nvidia10"],
+        "amd": ["/dev/dri/renderD128"],
+        "intel": ["/dev/dri/renderD129"],
+        "accel": ["/dev/accel0"],
+    }
+
+
+def test_a_node_without_devices_has_none(tmp_path):
+    assert not any(slurm_hardware.read_devices(str(tmp_path)).values())
+
+
+def test_pmix_needs_the_plugin_and_the_library(tmp_path):
+    make(tmp_path, "usr/lib/x86_64-linux-gnu/slurm-wlm/mpi_pmix.so")
+    assert not slurm_hardware.has_pmix(str(tmp_path))
+    make(tmp_path, "usr/lib/x86_64-linux-gnu/libpmix.so.2")
+    assert slurm_hardware.has_pmix(str(tmp_path))
