@@ -305,14 +305,14 @@ def _partitions(
         if not slurm_names.NAME.fullmatch(name):
             raise AnsibleFilterError(f"slurm_partitions: {name!r} is not a name of a partition")
         if nodes != "ALL":
-            resolved = _resolve(name, nodes, known, groups)
             named = _PLAIN_GROUPS.fullmatch(nodes) and re.findall(r"@(\w+)", nodes)
             if named and not any(group in known or group in _NO_NODE_SET for group in named):
                 for group in named:
-                    node_sets[group] = _resolve(name, f"@{group}", known, groups)
+                    if group not in node_sets:
+                        node_sets[group] = _resolve(name, f"@{group}", known, groups)
                 nodes = nodes.replace("@", "").replace(" ", "")
             else:
-                nodes = resolved
+                nodes = _resolve(name, nodes, known, groups)
         result.append(slurm_conf.Partition(name, nodes, dict(partition.get("parameters") or {})))
     return node_sets, result
 
