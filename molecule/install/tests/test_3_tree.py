@@ -5,7 +5,7 @@ import concurrent.futures
 import pytest
 
 PREFIX = "/srv/shared"
-ID = "runuser -u alice -- apptainer exec --no-home /srv/id.sif /id -u"
+ID = "cd / && runuser -u alice -- apptainer exec --no-home /srv/id.sif /id -u"
 IMAGE = """
 set -eu
 mkdir -p /srv/root/tmp /srv/root/usr && cp -L $(command -v id) /srv/root/id
