@@ -58,23 +58,6 @@ def test_everything_else_is_refused(host, user, image, words):
     assert ran.rc == 1 and words in ran.stderr and not ran.stdout
 
 
-def test_the_whole_profile_refuses_user_namespaces_too(host, alice, playbook):
-    """What a container can show of the profile enforced: this machine's kernel gives users namespaces.
-
-    The smoke test finds that out, and so it is left out.
-    """
-    told = playbook("listed.yml", apptainer_profile="enforced")
-    assert told.code != 0 and "users can create user namespaces on this node" in " ".join(told.output.split())
-    ended = playbook("listed.yml", apptainer_profile="enforced", apptainer_smoke_test_user="")
-    assert ended.code == 0, ended.output
-    assert alice("apptainer exec --no-home /srv/images/signed.sif id -u").stdout == "2000\n"
-    for image in ("signed.sif", "unsigned.sif", "directory", "bare.squashfs"):
-        refused = alice(f"apptainer exec --no-home --userns /srv/images/{image} id -u")
-        assert refused.rc == 1 and not refused.stdout and "user namespace" in refused.stderr
-    back = playbook("listed.yml")
-    assert back.code == 0, back.output
-
-
 def test_apptainer_reads_the_other_files(host, alice):
     remotes = [line.split() for line in alice("apptainer remote list").stdout.splitlines()]
     assert ["site", "images.example.org", "✓", "✓", "✓", "✓"] in remotes
