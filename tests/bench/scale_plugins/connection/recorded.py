@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.connection import ConnectionBase
 
 DOCUMENTATION = """
@@ -15,7 +16,8 @@ name: recorded
 short_description: Answers modules from a file
 description:
   - Contacts nobody. A module gets the result that the file in E(RECORDED_ANSWERS) has for its name; commands
-    succeed and say nothing but the temporary folder that Ansible asks for.
+    succeed and say nothing but the temporary folder that Ansible asks for. Hosts in E(RECORDED_SILENT), names
+    with commas between them, can't be reached.
 options: {}
 extends_documentation_fragment:
   - connection_pipelining
@@ -23,6 +25,7 @@ extends_documentation_fragment:
 
 _MODULE = re.compile(rb"^ansible_module='([\w.]+)',$", re.MULTILINE)
 _FOLDER = re.compile(r"(ansible-tmp-[\d.-]+)=")
+_SILENT = os.environ.get("RECORDED_SILENT", "").split(",")
 _ANSWERS = json.loads(Path(os.environ["RECORDED_ANSWERS"]).read_text())
 
 
@@ -39,6 +42,8 @@ class Connection(ConnectionBase):
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True):
         """Return code, standard output and standard error, as the module has recorded them."""
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
+        if self._play_context.remote_addr in _SILENT:
+            raise AnsibleConnectionFailure("Connection timed out")
         if in_data:
             # The module's arguments stand at the end, behind its code.
             name = _MODULE.search(in_data)[1].decode().rpartition(".")[2]
