@@ -28,6 +28,11 @@ options:
         description: What is in it.
         type: str
         required: true
+      encoding:
+        description: What O(files[].content) is. C(base64) is for files that are no text.
+        type: str
+        choices: [utf-8, base64]
+        default: utf-8
       mode:
         description: Its mode, octal digits in quotes.
         type: str
@@ -74,7 +79,9 @@ paths:
   sample: [/etc/example/example.conf]
 """
 
+import base64
 import glob
+import hashlib
 import os
 import re
 import shutil
@@ -92,12 +99,23 @@ class FileError(Exception):
     """A file can't be had as it is wanted; the message names it and says why."""
 
 
+def decode(wanted: Dict) -> bytes:
+    """Return the content that *wanted* says. Raises FileError."""
+    if wanted["encoding"] == "utf-8":
+        return wanted["content"].encode()
+    try:
+        return base64.b64decode(wanted["content"], validate=True)
+    except ValueError as error:
+        raise FileError(f"{wanted['path']}: `content` is not base64: {error}") from error
+
+
 class File:
     """One file as it is wanted: path, content (bytes), mode (int)."""
 
     def __init__(self, wanted: Dict) -> None:
         self.path = wanted["path"]
-        self.content = wanted["content"].encode()
+        self.content = decode(wanted)
+        self.is_text = wanted["encoding"] == "utf-8"
         self.validate = wanted["validate"]
         if not Path(self.path).is_absolute():
             raise FileError(f"{self.path}: name it from the root on")
@@ -111,7 +129,13 @@ class File:
         """Return the content that is there, as text; empty if there is none."""
         if Path(self.path).is_symlink():
             return f"a symbolic link to {os.readlink(self.path)}\n"  # noqa: PTH115 - Python 3.8
-        return (atomic_file.read(self.path) or b"").decode(errors="replace")
+        return self.shown(atomic_file.read(self.path) or b"")
+
+    def shown(self, content: bytes) -> str:
+        """Return what a diff shows of *content*: of what is no text, its digest."""
+        if self.is_text or not content:
+            return content.decode(errors="replace")
+        return f"{len(content)} bytes with SHA-256 {hashlib.sha256(content).hexdigest()}\n"
 
     def properties(self) -> str:
         """Return mode and owner of what is there, as text."""
@@ -148,7 +172,7 @@ class File:
         atomic_file.replace(self.path, self.content, self.mode, OWNER)
 
     def difference(self) -> Dict[str, str]:
-        before, after = self.present(), self.content.decode()
+        before, after = self.present(), self.shown(self.content)
         if before == after and self.is_there():
             before, after = f"{self.properties()}\n", f"{self.wanted_properties()}\n"
         return {"before_header": self.path, "after_header": self.path, "before": before, "after": after}
@@ -182,6 +206,7 @@ def main() -> None:
     file = {
         "path": {"type": "path", "required": True},
         "content": {"type": "str", "required": True},
+        "encoding": {"type": "str", "choices": ["utf-8", "base64"], "default": "utf-8"},
         "mode": {"type": "str", "default": "0644"},
         "validate": {"type": "list", "elements": "str", "default": []},
     }

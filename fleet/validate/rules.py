@@ -22,7 +22,7 @@ from fleet.hostlist import fold
 from fleet.lab import model as lab
 from fleet.markup import plain
 from fleet.paths import state_home
-from fleet.validate import apptainer, images
+from fleet.validate import apptainer, images, slurm_containers
 from fleet.validate.findings import Finding, Severity, ordered
 from fleet.validate.resolve import Resolved, UnresolvedError, contains_unknown, templates
 from fleet.validate.vocabulary import GROUPS, OTHER_GROUPS, SLURM_SWITCH, Vocabulary, guess, near
@@ -729,6 +729,19 @@ def _pull(inventory: _Inventory) -> Iterator[Finding]:
         yield _error("pull", "would pull, and has nothing to become", mend, place, _hosts(idle))
 
 
+def _slurm_containers(inventory: _Inventory) -> Iterator[Finding]:
+    """What container jobs are promised, and other variables take back."""
+    if "slurm_containers_hooks" not in inventory.vocabulary.names():
+        return
+    resolved = inventory.resolved
+    yield from _judged(
+        inventory,
+        sorted({*resolved.members("slurm_controller"), *resolved.members("slurm_compute")}),
+        slurm_containers.VARIABLES,
+        lambda _, values, unknown: slurm_containers.judge(values, unknown),
+    )
+
+
 # --- images -------------------------------------------------------------------------------------------------
 
 
@@ -830,6 +843,7 @@ _RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
     _slurm_switches,
     _partitions,
     _pull,
+    _slurm_containers,
     _images,
     _apptainer,
 )

@@ -24,6 +24,7 @@ from module_utils import (
     openpgp,
     pull,
     slurm_accounting,
+    slurm_containers,
     slurm_fragments,
     slurm_gres,
     slurm_release,
@@ -35,10 +36,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "image_builder": ("image_store",),
     "image_policy": ("image_policy",),
     "image_store": ("image_store",),
-    "slurm_controller": ("slurm", "node_record"),
-    "slurm_accounting": ("slurm", "node_record"),
-    "slurm_compute": ("slurm", "node_record"),
-    "slurm_login": ("slurm", "node_record"),
+    "slurm_controller": ("slurm", "slurm_containers", "node_record"),
+    "slurm_accounting": ("slurm", "slurm_containers", "node_record"),
+    "slurm_compute": ("slurm", "slurm_containers", "node_record"),
+    "slurm_login": ("slurm", "slurm_containers", "node_record"),
     "pull": ("pull",),
 }
 # Groups that mean something without giving a node a role.
@@ -96,6 +97,11 @@ FORMATS: Mapping[str, Callable[[Any], object]] = {
     "slurm_gres": slurm_gres.check,
     "slurm_version": slurm_release.check_wanted,
     "image_store_signer": lambda value: openpgp.check_fingerprint(value) if value else None,
+    "slurm_containers_environment": slurm_containers.check_environment,
+    "slurm_containers_hook_seconds": lambda value: slurm_containers.check_hook_seconds(int(value)),
+    "slurm_containers_jobs_folder": slurm_containers.check_jobs_folder,
+    "slurm_containers_oci_parameters": slurm_containers.render_oci_conf,
+    "slurm_containers_spank": slurm_containers.check_plugins,
     **{f"pull_{name}": check for name, check in pull.CHECKS.items()},
 }
 

@@ -19,8 +19,9 @@ from module_utils import job_cleanup
 from module_utils.job_cleanup import Job, RefusedError
 
 SOURCE = Path(job_cleanup.__file__)
-# Processes of root are left, so root's tests have a user of their own.
-UID = os.getuid() or 54321
+# Processes of root are left, so root's tests have a user of their own; tests run side by side.
+UID = os.getuid() or 50000 + os.getpid() % 10000
+MINE, OTHER = f"7.{os.getpid()}", f"8.{os.getpid()}"
 ROOT = pytest.mark.skipif(os.getuid() != 0, reason="gives files away")
 
 
@@ -288,62 +289,70 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
+@pytest.fixture
+def running(base):
+    """The job whose processes are to end."""
+    result = Job(MINE, UID, str(base))
+    job_cleanup.prepare(result)
+    return result
+
+
 def end(job):
     return " ".join(job_cleanup.bounded(lambda: job_cleanup.end_processes(job), 20, "processes"))
 
 
-def test_processes_of_the_job_end_and_no_others(job, run):
-    mine = run("sleep", "600", job="7")
-    others = [run("sleep", "600", job="8"), run("sleep", "600", job="77"), run("sleep", "600")]
-    said = end(job)
+def test_processes_of_the_job_end_and_no_others(running, run):
+    mine = run("sleep", "600", job=MINE)
+    others = [run("sleep", "600", job=OTHER), run("sleep", "600", job=MINE + "7"), run("sleep", "600")]
+    said = end(running)
     assert f"sleep ({mine.pid})" in said
     assert mine.wait(10) < 0
     assert [other.poll() for other in others] == [None] * 3
 
 
-def test_without_processes_there_is_nothing_to_say(job):
-    assert end(job) == ""
+def test_without_processes_there_is_nothing_to_say(running):
+    assert end(running) == ""
 
 
-def test_processes_that_fork_end_too(job, run):
+def test_processes_that_fork_end_too(running, run):
     """Each ends at once and has made another one, so that no list of them is true for long."""
     chain = "f() { [ $1 = 0 ] && exec sleep 600; f $(($1 - 1)) & exit; }; f 400"
-    processes = [run("sh", "-c", chain, job="7") for _ in range(4)]
-    assert "ends" in end(job)
+    processes = [run("sh", "-c", chain, job=MINE) for _ in range(4)]
+    assert "ends" in end(running)
     for process in processes:
         process.wait(10)
-    assert job_cleanup.left_by(job) == []
+    assert job_cleanup.left_by(running) == []
 
 
-def test_what_serves_a_mount_is_asked_to_end(job, run, shared):
+def test_what_serves_a_mount_is_asked_to_end(running, run, shared):
     program, told, ready = shared / "squashfuse_ll", shared / "told", shared / "ready"
     shutil.copy("/bin/sh", program)
     script = f"trap 'echo > {told}; exit' TERM; echo > {ready}; while :; do sleep 0.05; done"
-    process = run(program, "-c", script, job="7")
+    process = run(program, "-c", script, job=MINE)
     wait_for(ready.exists)
-    end(job)
+    end(running)
     assert process.wait(10) == 0 and told.exists()
 
 
-def test_a_process_that_ignores_the_request_ends_all_the_same(job, run, shared, monkeypatch):
+def test_a_process_that_ignores_the_request_ends_all_the_same(running, run, shared, monkeypatch):
     monkeypatch.setattr(job_cleanup, "GRACE", 0.1)
     program, ready = shared / "fuse2fs", shared / "ready"
     shutil.copy("/bin/sh", program)
-    process = run(program, "-c", f"trap '' TERM; echo > {ready}; while :; do sleep 0.05; done", job="7")
+    process = run(program, "-c", f"trap '' TERM; echo > {ready}; while :; do sleep 0.05; done", job=MINE)
     wait_for(ready.exists)
-    end(job)
+    end(running)
     assert process.wait(10) == -9
 
 
 @ROOT
-def test_a_server_without_a_job_is_left_as_long_as_the_user_has_another_job(job, run, shared, base):
+def test_a_server_without_a_job_is_left_as_long_as_the_user_has_another_job(running, run, shared, base):
     program = shared / "squashfuse_ll"
     shutil.copy("/bin/sleep", program)
-    process, other = run(program, "600"), Job("8", UID, str(base))
+    process, other = run(program, "600"), Job(OTHER, UID, str(base))
     job_cleanup.prepare(other)
-    assert end(job) == "" and process.poll() is None
+    assert end(running) == "" and process.poll() is None
     remove(other)
-    assert "squashfuse_ll" in end(job) and process.wait(10) < 0
+    assert "squashfuse_ll" in end(running) and process.wait(10) < 0
 
 
 def test_processes_of_root_are_left(base):
@@ -388,7 +397,7 @@ def test_a_step_that_fails_says_so_and_keeps_what_it_said():
     assert job_cleanup.bounded(step, 5, "step") == ["first", "step: then no more"]
 
 
-@pytest.mark.parametrize(("identity", "uid"), [("../7", str(UID)), ("7", "root")])
+@pytest.mark.parametrize(("identity", "uid"), [("../7", "54321"), ("7", "root")])
 def test_nothing_that_a_job_says_drains_a_node(identity, uid, base, capfd, monkeypatch):
     monkeypatch.setattr(job_cleanup, "_log", lambda lines: None)
     assert job_cleanup.program("clean", identity, uid, str(base), 5) == 0

@@ -130,3 +130,17 @@ def test_bytes_that_are_no_text_are_replaced(module, tmp_path):
     (tmp_path / "a").write_bytes(b"\xff\xfe")
     assert module(files=[{"path": str(tmp_path / "a"), "content": "ü\n"}])["changed"]
     assert (tmp_path / "a").read_text() == "ü\n"
+
+
+def test_what_is_no_text_comes_as_it_is_and_a_diff_shows_its_digest(module, tmp_path):
+    file = tmp_path / "a.so"
+    wanted = [{"path": str(file), "content": "f0VMRgD/", "encoding": "base64"}]
+    result = module(files=wanted)
+    assert file.read_bytes() == b"\x7fELF\0\xff"
+    assert "6 bytes with SHA-256" in result["diff"][0]["after"] and result["diff"][0]["before"] == ""
+    assert not module(files=wanted)["changed"]
+
+
+def test_what_is_not_base64_is_refused(module, tmp_path):
+    result = module(files=[{"path": str(tmp_path / "a"), "content": "%", "encoding": "base64"}])
+    assert "is not base64" in result["msg"] and not (tmp_path / "a").exists()
