@@ -18,6 +18,7 @@ from testinfra.host import Host
 COMPUTE = ("c1", "c2", "c3")
 INVENTORY = Path(os.environ.get("MOLECULE_SCENARIO_DIRECTORY", Path.cwd())) / "inventory"
 IMAGE = "/var/tmp/job.sif"
+GO = "/var/tmp/go"
 DEFINITION = """\
 Bootstrap: scratch
 
@@ -53,11 +54,11 @@ class Fleet:
         print(ended.stdout)
         return ended
 
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start it in a process group of its own."""
+    def begin(self, output: Path, *arguments: str) -> subprocess.Popen[str]:
+        """Start it in a process group of its own; what it says goes into a file."""
         return subprocess.Popen(
             self.argv(*arguments),
-            stdout=subprocess.DEVNULL,
+            stdout=output.open("w"),
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
@@ -108,32 +109,57 @@ def image(as_alice: Callable[[str], str]) -> str:
     return IMAGE
 
 
-@pytest.fixture
-def jobs(head: Host, as_alice: Callable[[str], str], image: str) -> Iterator[Callable[[], list[str]]]:
-    """A container job on each node, running; yields what waits for their ends and says how they were."""
-    script = f"apptainer exec {image} sh -c 'sleep 20; echo done'"
-    submit = "sbatch --parsable --requeue --output=/dev/null"
-    numbers = [as_alice(f'{submit} --nodelist={name} --wrap="{script}"').strip() for name in COMPUTE]
-    listed = ",".join(numbers)
+class Jobs:
+    """A container job on each node, which runs until it is let go."""
 
-    def states() -> list[str]:
-        return head.check_output("squeue --noheader --states=all --jobs=%s --format=%%T", listed).split()
-
-    deadline = time.monotonic() + 30
-    while set(states()) != {"RUNNING"}:
-        assert time.monotonic() < deadline, states()
-        time.sleep(0.5)
-
-    def ends() -> list[str]:
+    def __init__(
+        self, head: Host, node: Callable[[str], Host], as_alice: Callable[[str], str], image: str
+    ) -> None:
+        self._head, self._node = head, node
+        for name in COMPUTE:
+            node(name).check_output("rm -f %s", GO)
+        script = f"apptainer exec {image} sh -c 'until [ -e {GO} ]; do sleep 1; done'"
+        submit = "sbatch --parsable --requeue --output=/dev/null"
+        self.numbers = {
+            name: as_alice(f'{submit} --nodelist={name} --wrap="{script}"').strip() for name in COMPUTE
+        }
         deadline = time.monotonic() + 60
-        while set(states()) & {"RUNNING", "COMPLETING", "PENDING"}:
-            assert time.monotonic() < deadline, states()
+        while set(self.states().values()) != {"RUNNING"}:
+            assert time.monotonic() < deadline, self.states()
+            time.sleep(0.5)
+
+    def states(self) -> dict[str, str]:
+        """The state of the job of each node."""
+        listed = ",".join(self.numbers.values())
+        lines = self._head.check_output("squeue --noheader --states=all --jobs=%s --format='%%i %%T'", listed)
+        states = dict(line.split() for line in lines.splitlines())
+        return {name: states.get(number, "gone") for name, number in self.numbers.items()}
+
+    def let_go(self, name: str) -> None:
+        """Let the job of a node come to its end."""
+        self._node(name).check_output("touch %s", GO)
+
+    def ends(self) -> list[str]:
+        """Wait for all of them, and say how each was."""
+        for name in COMPUTE:
+            self.let_go(name)
+        deadline = time.monotonic() + 60
+        while set(self.states().values()) & {"RUNNING", "COMPLETING", "PENDING"}:
+            assert time.monotonic() < deadline, self.states()
             time.sleep(1)
-        shown = [head.check_output("scontrol show job --oneliner %s", number) for number in numbers]
         wanted = ("JobState=", "Restarts=", "ExitCode=")
+        shown = [self._head.check_output("scontrol show job --oneliner %s", n) for n in self.numbers.values()]
         return [" ".join(word for word in text.split() if word.startswith(wanted)) for text in shown]
 
-    yield ends
+
+@pytest.fixture
+def jobs(
+    head: Host, node: Callable[[str], Host], as_alice: Callable[[str], str], image: str
+) -> Iterator[Jobs]:
+    """Jobs on all nodes, gone at the end."""
+    running = Jobs(head, node, as_alice, image)
+    yield running
+    head.check_output("scancel %s", " ".join(running.numbers.values()))
 
 
 @pytest.fixture

@@ -13,19 +13,34 @@ def same(version, wanted):
     return version.split("-")[0] == wanted.split("-")[0]
 
 
+def work(controller, slurm, jobs, until=lambda: False):
+    """Let the job of each node go once the node drains under it, until the controller has ended."""
+    drained = []
+    while controller.poll() is None and not until():
+        for name, (state, reason) in slurm().items():
+            if state == "draining" and reason.startswith("fleet r") and name not in drained:
+                assert jobs.states()[name] == "RUNNING"
+                drained.append(name)
+                jobs.let_go(name)
+        time.sleep(0.5)
+    return sorted(drained)
+
+
 def test_an_upgrade_under_running_container_jobs(
-    *, fleet, repository, jobs, versions, slurm, as_alice, image
+    *, fleet, repository, jobs, versions, slurm, as_alice, image, tmp_path
 ):
     old, new = repository["versions"][0], repository["versions"][-1]
     assert all(same(version, old) for version in versions().values())
-    ended = fleet("start", "--to", new, "--yes", *HURRY)
-    assert ended.returncode == 0
+    controller = fleet.begin(tmp_path / "said", "start", "--to", new, "--yes", *HURRY)
+    assert work(controller, slurm, jobs) == list(COMPUTE)
+    said = (tmp_path / "said").read_text()
+    assert controller.wait() == 0, said
     # No job was killed or queued again, though each could have been.
-    assert jobs() == ["JobState=COMPLETED Restarts=0 ExitCode=0:0"] * 3
+    assert jobs.ends() == ["JobState=COMPLETED Restarts=0 ExitCode=0:0"] * 3
     assert all(same(version, new) for version in versions().values())
     assert slurm() == dict.fromkeys(COMPUTE, ("idle", "none"))
     assert as_alice(f"srun --nodes=3 apptainer exec {image} echo runs").split() == ["runs"] * 3
-    assert f"change it to {new}" in ended.stdout
+    assert f"change it to {new}" in said
     status = fleet.status()
     assert (status["status"], status["counts"]) == ("complete", {"done": 3})
 
@@ -44,21 +59,23 @@ def test_a_version_that_no_mirror_has_is_refused_and_nothing_is_drained(fleet, s
 
 
 def test_back_with_a_killed_controller_and_a_node_of_somebody_else(
-    *, fleet, repository, head, jobs, versions, slurm
+    *, fleet, repository, head, jobs, versions, slurm, tmp_path
 ):
     old, new = repository["versions"][0], repository["versions"][-1]
+    jobs.let_go("c3")
     head.check_output("scontrol update nodename=c3 state=drain reason=%s", REASON)
-    controller = fleet.begin("rollback", "--yes")
-    # As soon as a playbook works on nodes.
-    while not any(node.startswith("running") for node in fleet.status().get("stages", ())):
-        assert controller.poll() is None, "it ended by itself"
-        time.sleep(0.5)
+    controller = fleet.begin(tmp_path / "said", "rollback", "--yes")
+    # Killed as soon as a playbook works on nodes, which then goes on for a while by itself.
+    work(controller, slurm, jobs, lambda: "running" in fleet.status().get("stages", ()))
+    assert controller.poll() is None, (tmp_path / "said").read_text()
     assert fleet("start", "--to", old, "--yes", "--nodes", "c1").returncode == 5
     os.kill(controller.pid, signal.SIGKILL)
     controller.wait()
     assert fleet.status()["status"] == "interrupted"
-    assert fleet("resume").returncode == 0
-    assert jobs() == ["JobState=COMPLETED Restarts=0 ExitCode=0:0"] * 3
+    follower = fleet.begin(tmp_path / "after", "resume")
+    work(follower, slurm, jobs)
+    assert follower.wait() == 0, (tmp_path / "after").read_text()
+    assert jobs.ends() == ["JobState=COMPLETED Restarts=0 ExitCode=0:0"] * 3
     found = versions()
     assert all(same(found[name], old) for name in ("c1", "c2"))
     assert same(found["c3"], new)
