@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,31 @@ from dataclasses import dataclass
 TIMEOUT = 60
 
 Run = Callable[[list[str]], tuple[int, str, str]]
+
+
+class Paced:
+    """Commands of Slurm so far apart that slurmctld sees at most *most* calls of ours in a second.
+
+    A command that shows nodes or jobs makes two, as it asks for partitions, too; the others make one.
+    """
+
+    def __init__(self, run: Run, most: int = 3, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._run, self._most, self._sleep = run, most, sleep
+        self._made: list[tuple[float, int]] = []
+
+    def __call__(self, argv: list[str]) -> tuple[int, str, str]:
+        calls = 1 if argv[1] in ("update", "reboot") else 2
+        while sum(made for _, made in self._recent()) + calls > self._most:
+            self._sleep(0.05)
+        try:
+            return self._run(argv)
+        finally:
+            # From its end on, as nobody knows when within it the calls were made.
+            self._made.append((time.monotonic(), calls))
+
+    def _recent(self) -> list[tuple[float, int]]:
+        self._made = [(at, made) for at, made in self._made if at > time.monotonic() - 1]
+        return self._made
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 
 from fleet.errors import FleetError
-from fleet.rollout.commands import Run
+from fleet.rollout.commands import Paced, Run
 from fleet.rollout.model import Plan, Seen
 from fleet.rollout.scheduler import SchedulerError
 from module_utils import slurm_names, slurm_nodes
@@ -27,8 +27,8 @@ class Slurm:
     """
 
     def __init__(self, run: Run, hosts: Collection[str], user: str = "root") -> None:
-        self._run = run
-        self._nodes = slurm_nodes.SlurmNodes(run, user)
+        self._run = Paced(run)
+        self._nodes = slurm_nodes.SlurmNodes(self._run, user)
         self._name: dict[str, str] = {}
         for host in hosts:
             try:
@@ -36,11 +36,12 @@ class Slurm:
             except ValueError as error:
                 raise FleetError(str(error)) from error
         self._host = {name: host for host, name in self._name.items()}
+        self._last: Mapping[str, slurm_nodes.Node] = {}
 
     def look(self) -> Mapping[str, Seen]:
         with _errors():
-            nodes = self._nodes.read_all()
-        return {self._host.get(name, name): _seen(node) for name, node in nodes.items()}
+            self._last = self._nodes.read_all()
+        return {self._host.get(name, name): _seen(node) for name, node in self._last.items()}
 
     def drain(self, nodes: Collection[str], reason: str, plan: Plan) -> None:
         with _errors():
@@ -69,9 +70,14 @@ class Slurm:
         return {self._host.get(name, name): seconds for name, seconds in parse_ends(out).items()}
 
     def _known(self, nodes: Collection[str]) -> dict[str, slurm_nodes.Node]:
-        """Those of the nodes that Slurm has: one that vanished must not spoil a call for the others."""
+        """Those that Slurm had at the last look: one that vanished must not spoil a call for the others.
+
+        One that vanished since then does, which Slurm says; the next look is without it.
+        """
+        if not self._last:
+            self.look()
         names = {self._name.get(host, host) for host in nodes}
-        return {name: node for name, node in self._nodes.read_all().items() if name in names}
+        return {name: node for name, node in self._last.items() if name in names}
 
 
 def _by_reason(known: Mapping[str, slurm_nodes.Node], plan: Plan) -> Mapping[str, list[str]]:

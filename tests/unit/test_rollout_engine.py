@@ -452,3 +452,13 @@ def test_a_failed_node_that_somebody_resumed_is_kept_from_users_before_others_ar
     site.cluster.run = steps
     assert site.run() == "incomplete"  # and run() has seen that no budget was exceeded
     assert site.node("c2").reason.startswith("fleet r1: failed")
+
+
+def test_a_class_on_which_the_proof_fails_stops_it_before_the_other_nodes_of_any_class(site):
+    classes = {"a": tuple(NAMES[:4]), "b": tuple(NAMES[4:])}
+    site = site(canary=("c1", "c5"), batches=(("c2", "c3", "c4", "c6", "c7"),), classes=classes)
+    site.node("c5").bad = "verify"
+    assert site.run() == "stopped"
+    assert site.node("c1").version == "2" and not site.node("c1").held
+    assert [name for name in NAMES if site.node(name).held] == ["c5"]
+    assert all(site.node(name).version == "1" for name in ("c2", "c3", "c4", "c6", "c7"))

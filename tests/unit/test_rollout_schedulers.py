@@ -8,12 +8,22 @@ import pytest
 from ClusterShell.NodeSet import NodeSet
 from rollout_fakes import make_plan
 
+from fleet.rollout.commands import Paced
 from fleet.rollout.pbs import Pbs, parse_openpbs, parse_torque
 from fleet.rollout.scheduler import SchedulerError
 from fleet.rollout.slurm import Slurm, parse_ends
 
 NAMES = ["c1.example.org", "c2.example.org", "c3.example.org"]
 PLAN = make_plan(NAMES)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch, request):
+    """Pacing has a test of its own."""
+    if "three_calls" not in request.node.name:
+        monkeypatch.setattr("fleet.rollout.slurm.Paced", lambda run: run)
+
+
 OURS = "fleet r1: apptainer 2"
 
 
@@ -210,3 +220,24 @@ def test_what_pbs_never_says_is_an_error(text):
         parse_openpbs(text)
     with pytest.raises(SchedulerError):
         parse_torque(text)
+
+
+def test_slurmctld_sees_at_most_three_calls_in_a_second(monkeypatch):
+    now, made = [100.0], []
+    monkeypatch.setattr("fleet.rollout.commands.time.monotonic", lambda: now[0])
+
+    def run(argv):
+        made.append((now[0], 1 if argv[1] == "update" else 2))
+        now[0] += 0.01
+        return 0, "", ""
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    paced = Paced(run, sleep=sleep)
+    for _ in range(10):
+        paced(["scontrol", "show", "node"])
+        paced(["scontrol", "update", "x"])
+    for start, _ in made:
+        assert sum(calls for at, calls in made if start <= at < start + 1) <= 3
+    assert now[0] < 130

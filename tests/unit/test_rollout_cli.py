@@ -1,0 +1,338 @@
+"""The commands on a list of nodes and a model of playbooks; what plans are refused for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+from rollout_fakes import make_plan
+
+from fleet.errors import FleetError
+from fleet.playbook import PlaybookResult
+from fleet.rollout import cli, controller, planner
+from fleet.rollout.driver import Result
+from fleet.rollout.journal import Journal, Lock, is_locked
+from fleet.rollout.model import Seen, Settings, Step
+from fleet.rollout.planner import Planner, Wish
+from fleet.rollout.site import Site
+
+PROJECT = Path(__file__).parents[2]
+HOSTS = """\
+all:
+  vars: {slurm_cluster_name: tiny}
+  children:
+    apptainer:
+      hosts: {n1: {ansible_host: 10.0.0.1, ansible_user: admin, ansible_become: true}, n2: , n3: , n4: }
+"""
+
+
+@pytest.fixture
+def inventory(tmp_path):
+    folder = tmp_path / "inventory"
+    folder.mkdir()
+    (folder / "hosts.yml").write_text(HOSTS)
+    return folder
+
+
+class Playbooks:
+    """Steps that succeed, but for what a test says."""
+
+    bad: ClassVar[dict[str, str]] = {}
+    calls: ClassVar[list[tuple[str, tuple[str, ...]]]] = []
+
+    def __init__(self, *_):
+        pass
+
+    def wait_for_orphans(self):
+        pass
+
+    def run(self, _plan, step, nodes, _folder):
+        self.calls.append((step.name, tuple(nodes)))
+        return Result({name: "broken" for name in nodes if self.bad.get(name) == step.name})
+
+
+@pytest.fixture
+def rollout(inventory, tmp_path, monkeypatch):
+    """Run ``fleet rollout`` on a cluster without scheduler."""
+    names = ["n1", "n2", "n3", "n4"]
+    made = make_plan(
+        names,
+        id="",
+        cluster="tiny",
+        inventories=(str(inventory),),
+        scheduler={"kind": "list", "host": "localhost"},
+        settings=Settings(unavailable={"*": "100%"}, gather=0, poll=1),
+        before={"1.4.5": "n[1-4]"},
+        version="1.4.6",
+    )
+    monkeypatch.setattr(controller, "Playbooks", Playbooks)
+    monkeypatch.setattr(cli, "_make_plan", lambda *_, **__: made)
+
+    def planned(_self, wish, *_):
+        return make_plan(
+            wish.nodes,
+            id="",
+            cluster="tiny",
+            inventories=(str(inventory),),
+            version=wish.version,
+            adopts=wish.adopts,
+            scheduler={"kind": "list", "host": "localhost"},
+            settings=wish.settings,
+        )
+
+    monkeypatch.setattr(cli.Planner, "plan", planned)
+    monkeypatch.setattr("fleet.rollout.driver.SHORTEST", 0.0)
+    monkeypatch.setattr(Playbooks, "bad", {})
+    monkeypatch.setattr(Playbooks, "calls", [])
+
+    def run(*arguments, said=None):
+        where = ["-i", str(inventory), "--state", str(tmp_path / "state")]
+        result = CliRunner().invoke(cli.rollout, [*arguments, *where], input=said)
+        if isinstance(result.exception, FleetError):
+            return 1, f"{result.output}{result.exception}"
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.output
+
+    run.home = tmp_path / "state/tiny"
+    return run
+
+
+def test_from_start_to_page(rollout):
+    code, said = rollout("start", "--to", "1.4.6", "--yes")
+    assert code == 0 and "4/4" in said and "complete" in said
+    assert [name for name, _ in Playbooks.calls] == ["apply", "verify"] * 3
+    code, said = rollout("status", "--json")
+    assert code == 0
+    assert json.loads(said)["stages"] == {"done": "n[1-4]"}
+    assert rollout("status")[0] == 0
+    code, said = rollout("history", "--json")
+    assert (code, [row["status"] for row in json.loads(said)]) == (0, ["complete"])
+    code, said = rollout("report")
+    assert code == 0 and "lost node-hours" in Path(said.strip()).read_text()
+    code, said = rollout("resume")
+    assert code == 0 and "has ended: complete; nothing to do" in said
+
+
+def test_nobody_begins_without_being_asked(rollout):
+    code, said = rollout("start", "--to", "1.4.6")
+    assert code == 1 and "--yes" in said
+    assert not Playbooks.calls
+
+
+def test_a_failed_node_is_three_and_can_be_tried_again(rollout):
+    Playbooks.bad = {"n3": "verify"}
+    code, said = rollout("start", "--to", "1.4.6", "--yes")
+    assert code == 3 and "n3: verify: broken" in said
+    assert rollout("resume")[0] == 3
+    Playbooks.bad = {}
+    code, said = rollout("resume", "--retry")
+    assert code == 0, said
+    assert Playbooks.calls[-2:] == [("apply", ("n3",)), ("verify", ("n3",))]
+
+
+def test_what_has_not_ended_is_gone_on_with_or_aborted_first(rollout):
+    Playbooks.bad = {"n1": "apply"}
+    assert rollout("start", "--to", "1.4.6", "--yes")[0] == 3
+    assert rollout("status")[0] == 3
+    code, said = rollout("start", "--to", "1.4.6", "--yes")
+    assert code == 1 and "has not ended" in said and "abort" in said
+    assert rollout("abort")[0] == 3
+    code, said = rollout("abort")
+    assert code == 1 and "has ended" in said
+
+
+def test_a_second_controller_is_five_and_requests_reach_the_first(rollout):
+    Playbooks.bad = {"n1": "apply"}
+    rollout("start", "--to", "1.4.6", "--yes")
+    lock = Lock(rollout.home)
+    assert lock.take()
+    for command in (["start", "--to", "1.4.6", "--yes"], ["resume"]):
+        code, said = rollout(*command)
+        assert code == 5 and f"process {os.getpid()}" in said
+    assert rollout("pause")[0] == 0 and rollout("abort")[0] == 0
+    lock.release()
+    journal = Journal(rollout.home)
+    asked = [entry.data["what"] for entry in journal.entries(journal.plan().id) if entry.kind == "request"]
+    assert asked == ["pause", "abort"]
+    journal.close()
+
+
+def test_rollback_goes_to_the_version_of_before_with_nodes_that_failed(rollout):
+    Playbooks.bad = {"n3": "verify"}
+    rollout("start", "--to", "1.4.6", "--yes")
+    held = json.loads((rollout.home / "held.json").read_text())
+    assert list(held) == ["n3"]
+    Playbooks.bad = {}
+    code, said = rollout("rollback", "--yes")
+    assert code == 0 and "1.4.5" in said
+    assert json.loads((rollout.home / "held.json").read_text()) == {}
+
+
+def test_without_a_rollout_there_is_nothing_to_show(rollout):
+    code, said = rollout("status")
+    assert code == 1 and "no rollout" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["start", "--yes"],
+        ["start", "--yes", "--to", "1.4.6", "--tags", "apptainer"],
+        ["start", "--to", "newest"],
+        ["start", "--to", "1.4.6", "--max-unavailable", "0"],
+        ["start", "--to", "1.4.6", "--window", "sometimes"],
+        ["start", "--to", "1.4.6", "--drain-timeout", "soon"],
+    ],
+)
+def test_wrong_usage_is_two(rollout, arguments):
+    assert rollout(*arguments)[0] == 2
+
+
+# --- what a plan is made of ---------------------------------------------------------------------------------
+
+
+def test_how_hosts_are_reached(inventory):
+    site = Site.of([inventory])
+    login, user = site.login("n1")
+    assert login.ssh[-3:] == ("admin", "--", "10.0.0.1") and login.become and user == "root"
+    assert site.login("localhost")[0].ssh == ()
+    assert (site.cluster(), site.kind("auto"), site.kind("torque")) == ("tiny", "list", "torque")
+
+
+def test_the_example_has_slurm_and_its_controller():
+    site = Site.of([PROJECT / "inventories/example"])
+    assert site.kind("auto") == "slurm"
+    assert site.scheduler_host(None) == "ctl1"
+    assert planner.compute_nodes(site, "slurm")[:2] == ["n001", "n002"]
+    with pytest.raises(FleetError, match="no host of the inventory"):
+        site.scheduler_host("nobody")
+
+
+def test_an_inventory_that_validate_refuses_is_refused(inventory):
+    (inventory / "hosts.yml").write_text(HOSTS.replace("slurm_cluster_name: tiny", "apptainer_versoin: 1"))
+    with pytest.raises(FleetError, match="apptainer_versoin"):
+        Site.of([inventory])
+
+
+def answer(**values):
+    return PlaybookResult(**{"status": 0, "changed": {}, "failures": [], "output": "", **values})
+
+
+SYSTEMS = {"n1": "debian13", "n2": "debian13", "n3": "rocky9", "n4": "rocky9"}
+
+
+@pytest.fixture
+def make(inventory, monkeypatch):
+    """Make a plan for the site; ``runs`` are the playbooks, ``answers`` what they say."""
+    runs, answers = [], {}
+
+    def run(playbook, _inventory, _console, *, extra=(), limit=(), variables=None, wanted="", **_):
+        runs.append((playbook.name, tuple(extra), tuple(limit)))
+        if playbook.name in answers:
+            return answers[playbook.name]
+        return answer(
+            results={n: {"version": "1.4.5-2", "system": SYSTEMS[n]} for n in limit} if wanted else {}
+        )
+
+    monkeypatch.setattr(planner, "run_playbook", run)
+
+    def make(version="1.4.6", seen=None, **wish):
+        site = Site.of([inventory])
+        names = ("n1", "n2", "n3", "n4")
+        known = {n: Seen(frozenset(["main"])) for n in names} | (seen or {})
+        wanted = Wish(**{"kind": "upgrade", "nodes": names, "version": version, **wish})
+        return Planner(site, Console(quiet=True)).plan(wanted, {"kind": "list"}, known, {})
+
+    make.runs, make.answers = runs, answers
+    return make
+
+
+def test_a_canary_of_each_class_and_a_check_run_on_it(make):
+    made = make()
+    assert made.canary == ("n1", "n3") and made.batches == (("n2",), ("n4",))
+    assert made.before == {"1.4.5-2": "n[1-4]"}
+    assert make.runs[-1] == ("site.yml", ("--check", "--tags=apptainer"), ("n1", "n3"))
+
+
+def test_a_package_that_is_missing_for_one_distribution_is_refused(make):
+    make.answers["site.yml"] = answer(
+        status=2, failures=["n3: Install: 1.4.6 is in no repository of this node"]
+    )
+    with pytest.raises(FleetError, match=r"n3: Install: 1\.4\.6 is in no repository"):
+        make()
+
+
+def test_a_version_with_an_open_advisory_is_refused(make):
+    with pytest.raises(FleetError, match="CVE-2025-65105"):
+        make("1.4.4")
+
+
+def test_nodes_that_have_it_are_held_down_or_unknown_are_left_out(make):
+    make.answers["rollout_survey.yml"] = answer(
+        results={"n1": {"version": "1.4.6-2"}, "n2": {"version": "1.4.5-2"}, "n3": {"version": "1.4.5-2"}},
+        unreachable={"n4": "no  route"},
+    )
+    made = make(seen={"n2": Seen(held=True, reason="fan", by="jdoe"), "n3": Seen(up=False)})
+    assert made.nodes == ()
+    assert made.left == {
+        "n1": "has 1.4.6-2 already",
+        "n2": "held by jdoe: fan",
+        "n3": "down, or does not answer the scheduler",
+        "n4": "no route",
+    }
+
+
+def test_the_next_run_would_take_nodes_back_and_that_is_said(make, inventory):
+    said = planner.later(make(), Site.of([inventory]))
+    assert "1.4.5 for n[1-4]" in said and "change it to 1.4.6" in said
+    (inventory / "hosts.yml").write_text(HOSTS.replace("tiny", "tiny, apptainer_version: 1.4.6"))
+    assert planner.later(make(), Site.of([inventory])) == ""
+
+
+def test_new_nodes_need_no_scheduler_that_knows_them(make):
+    made = make("", kind="provision", seen={})
+    assert [step.name for step in made.steps] == ["prepare", "verify", "join"]
+    assert make.runs[-1][0] == "node.yml"
+
+
+# --- playbooks of a controller that died --------------------------------------------------------------------
+
+
+def test_a_playbook_keeps_its_lock_when_whoever_started_it_is_killed(tmp_path):
+    program = tmp_path / "real"
+    program.write_text("#!/bin/sh\necho $$ >> $1\nexec sleep 60\n")
+    program.chmod(0o755)
+    wrapper = PROJECT / "fleet/rollout/programs/ansible-playbook"
+    environment = {
+        **os.environ,
+        "FLEET_PLAY_LOCK": str(tmp_path / "lock"),
+        "FLEET_PLAY_PROGRAM": str(program),
+    }
+    begin = f"import subprocess, sys; subprocess.run([{str(wrapper)!r}, {str(tmp_path / 'pid')!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", begin], env=environment)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    assert is_locked(tmp_path)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    while is_locked(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_steps_of_a_plan_are_playbooks_of_the_project():
+    for kind in ("upgrade", "change", "provision"):
+        for step in Wish(kind, (), "1.4.6", reboot=True).steps():
+            assert step == Step("reboot") or (PROJECT / "playbooks" / step.playbook).is_file()
