@@ -20,9 +20,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ClusterShell.NodeSet import NodeSet
+from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
 
 from fleet.errors import FleetError
+from fleet.hostlist import fold
 from fleet.paths import state_home
 from fleet.rollout.model import Plan
 
@@ -117,7 +118,7 @@ class Journal:
     def write(self, rollout: str, kind: str, nodes: Iterable[str] = (), **data: Any) -> Entry:
         """Add an entry; it is on the disk when this returns."""
         names, now = tuple(nodes), time.time()
-        row = (rollout, now, kind, str(NodeSet.fromlist(list(names))), json.dumps(data, sort_keys=True))
+        row = (rollout, now, kind, fold(names), json.dumps(data, sort_keys=True))
         with self._transaction():
             cursor = self._db.execute(
                 "INSERT INTO entry (rollout, at, kind, nodes, data) VALUES (?, ?, ?, ?, ?)", row
@@ -149,7 +150,7 @@ class Journal:
                 (rollout, after),
             ).fetchall()
         return [
-            Entry(seq, at, kind, tuple(NodeSet(nodes)), json.loads(data))
+            Entry(seq, at, kind, tuple(NodeSet(nodes, resolver=RESOLVER_NOGROUP)), json.loads(data))
             for seq, at, kind, nodes, data in rows
         ]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ClusterShell.NodeSet import NodeSet
+from fleet import hostlist
 
 #: How a rollout ends, and the exit status of the command that says so.
 OUTCOMES: Mapping[str, int] = {"complete": 0, "incomplete": 3, "stopped": 3, "aborted": 3, "paused": 4}
@@ -16,7 +16,7 @@ OUTCOMES: Mapping[str, int] = {"complete": 0, "incomplete": 3, "stopped": 3, "ab
 
 def fold(nodes: Iterable[str]) -> str:
     """Node names as people write many of them: ``c1``, ``c2`` → ``c[1-2]``; ``-`` for none."""
-    return str(NodeSet.fromlist(list(nodes))) or "-"
+    return hostlist.fold(nodes) or "-"
 
 
 @dataclass(frozen=True, slots=True)

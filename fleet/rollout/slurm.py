@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from ClusterShell.NodeSet import NodeSet, NodeSetException
+from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
 from fleet.errors import FleetError
 from fleet.rollout.commands import Paced, Run
@@ -122,7 +122,7 @@ def parse_ends(text: str) -> dict[str, float]:
             days, hours, minutes, rest = (int(part or 0) for part in match.groups())
             seconds = ((days * 24 + hours) * 60 + minutes) * 60.0 + rest
         try:
-            names = NodeSet(nodes)
+            names = NodeSet(nodes, resolver=RESOLVER_NOGROUP)
         except NodeSetException:
             continue
         for name in names:

@@ -212,7 +212,7 @@ def test_the_example_has_slurm_and_its_controller():
     site = Site.of([PROJECT / "inventories/example"])
     assert site.kind("auto") == "slurm"
     assert site.scheduler_host(None) == "ctl1"
-    assert planner.compute_nodes(site, "slurm")[:2] == ["n001", "n002"]
+    assert planner.compute_nodes(site, "slurm")[:2] == ["n0001", "n0002"]
     with pytest.raises(FleetError, match="no host of the inventory"):
         site.scheduler_host("nobody")
 
