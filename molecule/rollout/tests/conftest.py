@@ -159,7 +159,7 @@ def jobs(
     """Jobs on all nodes, gone at the end."""
     running = Jobs(head, node, as_alice, image)
     yield running
-    head.check_output("scancel %s", " ".join(running.numbers.values()))
+    head.check_output("scancel --quiet " + " ".join(running.numbers.values()))
 
 
 @pytest.fixture
