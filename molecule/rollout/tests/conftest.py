@@ -170,10 +170,11 @@ def versions(node: Callable[[str], Host]) -> Callable[[], dict[str, str]]:
 
 @pytest.fixture
 def slurm(head: Host) -> Callable[[], dict[str, tuple[str, str]]]:
-    """State and Reason of each node, as Slurm has it."""
+    """State and Reason of each node, as Slurm has it; the Reason stays after a resume, and means nothing then."""
 
     def look() -> dict[str, tuple[str, str]]:
         lines = head.check_output("sinfo --noheader --Node --format='%N|%T|%E'").splitlines()
-        return {name: (state, reason) for name, state, reason in (line.split("|", 2) for line in lines)}
+        nodes = (line.split("|", 2) for line in lines)
+        return {name: (state, reason if state.startswith("drain") else "") for name, state, reason in nodes}
 
     return look

@@ -38,7 +38,7 @@ def test_an_upgrade_under_running_container_jobs(
     # No job was killed or queued again, though each could have been.
     assert jobs.ends() == ["JobState=COMPLETED Restarts=0 ExitCode=0:0"] * 3
     assert all(same(version, new) for version in versions().values())
-    assert slurm() == dict.fromkeys(COMPUTE, ("idle", "none"))
+    assert slurm() == dict.fromkeys(COMPUTE, ("idle", ""))
     assert as_alice(f"srun --nodes=3 apptainer exec {image} echo runs").split() == ["runs"] * 3
     assert f"change it to {new}" in said
     status = fleet.status()
@@ -55,7 +55,7 @@ def test_a_second_start_has_nothing_to_do(fleet, repository):
 def test_a_version_that_no_mirror_has_is_refused_and_nothing_is_drained(fleet, slurm):
     ended = fleet("start", "--to", "1.4.99", "--yes")
     assert ended.returncode == 1 and "1.4.99" in ended.stdout
-    assert slurm() == dict.fromkeys(COMPUTE, ("idle", "none"))
+    assert slurm() == dict.fromkeys(COMPUTE, ("idle", ""))
 
 
 def test_back_with_a_killed_controller_and_a_node_of_somebody_else(
@@ -79,14 +79,14 @@ def test_back_with_a_killed_controller_and_a_node_of_somebody_else(
     found = versions()
     assert all(same(found[name], old) for name in ("c1", "c2"))
     assert same(found["c3"], new)
-    assert slurm() == {"c1": ("idle", "none"), "c2": ("idle", "none"), "c3": ("drained", REASON)}
+    assert slurm() == {"c1": ("idle", ""), "c2": ("idle", ""), "c3": ("drained", REASON)}
 
 
 def test_what_is_left_follows_when_its_owner_gives_it_back(fleet, repository, head, versions, slurm):
     head.check_output("scontrol update nodename=c3 state=resume")
     assert fleet("start", "--to", repository["versions"][0], "--yes", *HURRY).returncode == 0
     assert all(same(version, repository["versions"][0]) for version in versions().values())
-    assert slurm()["c3"] == ("idle", "none")
+    assert slurm()["c3"] == ("idle", "")
 
 
 def test_there_is_a_page_that_needs_nothing_else(fleet, tmp_path):
