@@ -170,7 +170,7 @@ def versions(node: Callable[[str], Host]) -> Callable[[], dict[str, str]]:
 
 @pytest.fixture
 def slurm(head: Host) -> Callable[[], dict[str, tuple[str, str]]]:
-    """State and Reason of each node, as Slurm has it; the Reason stays after a resume, and means nothing then."""
+    """State and Reason of each node; Slurm keeps a Reason after a resume, where it means nothing."""
 
     def look() -> dict[str, tuple[str, str]]:
         lines = head.check_output("sinfo --noheader --Node --format='%N|%T|%E'").splitlines()
