@@ -397,13 +397,13 @@ def check_reason(reason: str) -> None:
         raise SlurmError(f"reason: must have at most {REASON_LENGTH} characters, not {len(reason)}")
 
 
-def sealed(tag: str, text: str) -> str:
+def sealed(tag: str, text: str, length: int = REASON_LENGTH) -> str:
     """Return a Reason that `is_sealed` will know as one of *tag*, until somebody changes or adds to it.
 
-    The text is cut where it is too long, and what could not be in a Reason is left out.
+    The text is cut so that the Reason is not longer than *length*; what can't be in one is left out.
     """
     words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    words = words[: REASON_LENGTH - len(tag) - len(": ") - len(" (123456)")].strip() or "?"
+    words = words[: length - len(tag) - len(": ") - len(" (123456)")].strip() or "?"
     return f"{tag}: {words} ({_seal(tag, words)})"
 
 
@@ -411,6 +411,12 @@ def is_sealed(tag: str, reason: str) -> bool:
     """Whether *reason* is one that ``sealed(tag, …)`` has made, as it made it."""
     match = _SEALED.fullmatch(reason)
     return bool(match and match["tag"] == tag and match["seal"] == _seal(tag, match["text"]))
+
+
+def text_of(reason: str) -> str:
+    """Return the text in a Reason that `sealed` has made."""
+    match = _SEALED.fullmatch(reason)
+    return match["text"] if match else reason
 
 
 def _seal(tag: str, text: str) -> str:

@@ -69,7 +69,9 @@ class Cluster:
             if name not in self.nodes:  # those before it are done
                 return 1, "", "slurm_update error: Invalid node name specified\n"
             node = self.nodes[name]
-            if words["state"] == "DRAIN":
+            if "state" not in words:
+                self.change(name, reason=words["reason"], user=self.user)
+            elif words["state"] == "DRAIN":
                 self.drain(name, words["reason"], self.user)
             elif "DRAIN" not in node.flags and node.base != "DOWN":
                 return 1, "", "slurm_update error: Invalid node state specified\n"

@@ -742,6 +742,21 @@ def _slurm_containers(inventory: _Inventory) -> Iterator[Finding]:
     )
 
 
+# --- node health and PBS ------------------------------------------------------------------------------------
+
+
+def _node_health(inventory: _Inventory) -> Iterator[Finding]:
+    """Compute nodes of which some have a health program: Slurm runs the same one on all of them."""
+    members = inventory.resolved.members("node_health")
+    if not members:
+        return
+    place = inventory.written.groups.get("node_health")
+    computing = inventory.resolved.members("slurm_compute")
+    if without := [host for host in computing if host not in members]:
+        what = "is in slurm_compute, and not in node_health, whose program Slurm would run there, too"
+        yield _error("node_health", what, "put it in group node_health", place, _hosts(without))
+
+
 # --- images -------------------------------------------------------------------------------------------------
 
 
@@ -844,6 +859,7 @@ _RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
     _partitions,
     _pull,
     _slurm_containers,
+    _node_health,
     _images,
     _apptainer,
 )

@@ -21,6 +21,7 @@ from module_utils import (
     apptainer_packages,
     apptainer_version,
     image_declaration,
+    node_health,
     openpgp,
     pull,
     slurm_accounting,
@@ -40,6 +41,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "slurm_accounting": ("slurm", "slurm_containers", "node_record"),
     "slurm_compute": ("slurm", "slurm_containers", "node_record"),
     "slurm_login": ("slurm", "slurm_containers", "node_record"),
+    "node_health": ("node_health",),
     "pull": ("pull",),
 }
 # Groups that mean something without giving a node a role.
@@ -85,10 +87,15 @@ def _helpers(value: Any) -> None:
     apptainer_packages.check_helpers(value.split(",") if isinstance(value, str) else value)
 
 
+def _given(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry for name, entry in value.items() if entry is not None}
+
+
 # What a type and choices cannot say: each function raises ValueError with what is wrong.
 FORMATS: Mapping[str, Callable[[Any], object]] = {
     "apptainer_helper_packages": _helpers,
     "apptainer_version": apptainer_version.parse,
+    "node_health_checks": lambda value: node_health.read({"node": "-", "checks": _given(value)}),
     "image_store_images": image_declaration.read,
     "slurm_accounting_database": slurm_accounting.check_name,
     "slurm_accounting_parameters": slurm_accounting.check_parameters,

@@ -407,6 +407,14 @@ def test_hostlist_of_a_partition(site: Path, nodes: str, what: str | None) -> No
     assert findings == ([("hostlist", line, True)] if what else [])
 
 
+def test_all_compute_nodes_have_a_health_program_or_none(hosts: Path) -> None:
+    groups = {"slurm_controller": {"head": None}, "slurm_compute": {"c1": None, "c2": None}}
+    hosts_file(hosts, **groups, node_health={"c1": None, "c2": None})
+    assert check(hosts) == []
+    hosts_file(hosts, **groups, node_health={"c1": None})
+    assert [(f.rule, f.where) for f in check(hosts)] == [("node_health", "host c2")]
+
+
 def test_a_controller_can_not_pull(hosts: Path) -> None:
     groups = {"slurm_controller": {"head": None}, "slurm_compute": {"c1": None}}
     hosts_file(hosts, **groups, pull={"c1": None})
