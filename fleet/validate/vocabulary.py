@@ -42,6 +42,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "slurm_compute": ("slurm", "slurm_containers", "node_record"),
     "slurm_login": ("slurm", "slurm_containers", "node_record"),
     "node_health": ("node_health",),
+    "pbs_compute": ("pbs_containers",),
+    "pbs_server": ("pbs_containers",),
     "pull": ("pull",),
 }
 # Groups that mean something without giving a node a role.
