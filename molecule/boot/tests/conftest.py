@@ -1,0 +1,3 @@
+"""The node that pulls is a virtual machine."""
+
+from shared.pull_fixtures import *  # noqa: F403
