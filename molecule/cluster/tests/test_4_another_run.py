@@ -39,6 +39,19 @@ def test_a_change_of_configuration_disturbs_no_job_and_no_drain(node, playbook, 
     assert drained() == ("drained", REASON)
 
 
+def test_one_more_node_restarts_nothing_and_disturbs_no_job(node, playbook, job, tmp_path):
+    """Of the new node there is a name and no machine, so the run is for the others."""
+    one_more = tmp_path / "one-more.yml"
+    groups = "{slurm_compute: {hosts: {c3: {lab_address: 10.77.31.13}}}}"
+    one_more.write_text(f"all: {{children: {{scenario: {{children: {groups}}}}}}}\n")
+    before = services(node)
+    result = playbook("converge.yml", "--tags=slurm", f"--inventory={one_more}", "--limit=all:!c3")
+    assert result.code == 0, result.output
+    assert "NodeName=c3" in node("head").check_output("scontrol show node c3")
+    assert services(node) == before
+    assert job() == "RUNNING"
+
+
 def test_a_configuration_that_slurm_refuses_gets_nowhere(head, playbook):
     before = head.file("/etc/slurm/slurm.conf").content
     result = playbook("converge.yml", "--tags=slurm", slurm_parameters={"MaxJobCuont": 4711})
