@@ -65,6 +65,7 @@ EXAMPLES = r"""
 plugin: slurm
 slurm_conf: /etc/slurm/slurm.conf
 
+---
 # or, from a machine without scontrol
 plugin: slurm
 through: [ssh, ctl1]

@@ -44,6 +44,7 @@ def test_one_more_node_restarts_nothing_and_disturbs_no_job(node, playbook, job,
     one_more = tmp_path / "one-more.yml"
     groups = "{slurm_compute: {hosts: {c3: {lab_address: 10.77.31.13}}}}"
     one_more.write_text(f"all: {{children: {{scenario: {{children: {groups}}}}}}}\n")
+    node("head").check_output("echo 10.77.31.13 c3 >> /etc/hosts")
     before = services(node)
     result = playbook("converge.yml", "--tags=slurm", f"--inventory={one_more}", "--limit=all:!c3")
     assert result.code == 0, result.output
