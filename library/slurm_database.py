@@ -35,7 +35,12 @@ EXAMPLES = r"""
     database: slurm_acct_db
 """
 
-RETURN = r"""#"""
+RETURN = r"""
+changed:
+  description: Whether the database or its user was not there, or not usable.
+  returned: always
+  type: bool
+"""
 
 import pwd
 

@@ -324,10 +324,11 @@ def test_processes_that_fork_end_too(running, run):
     assert job_cleanup.left_by(running) == []
 
 
-def test_what_serves_a_mount_is_asked_to_end(running, run, shared):
+def test_what_serves_a_mount_is_asked_to_end(running, run, shared, monkeypatch):
+    monkeypatch.setattr(job_cleanup, "GRACE", 30)  # a machine that is busy takes its time
     program, told, ready = shared / "squashfuse_ll", shared / "told", shared / "ready"
     shutil.copy("/bin/sh", program)
-    script = f"trap 'echo > {told}; exit' TERM; echo > {ready}; while :; do sleep 0.05; done"
+    script = f"trap 'echo > {told}; exit 0' TERM; echo > {ready}; while :; do sleep 0.05; done"
     process = run(program, "-c", script, job=MINE)
     wait_for(ready.exists)
     end(running)

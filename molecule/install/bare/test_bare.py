@@ -72,7 +72,7 @@ def test_too_few_files_are_refused(playbook, nodes):
     ("given", "words"),
     [
         ({"file": "/nowhere/apptainer.deb"}, "/nowhere/apptainer.deb on the controller: No such file"),
-        ({"url": "file:///nowhere/apptainer.deb"}, "package_files: file:///nowhere/apptainer.deb can"),
+        ({"url": "file:///nowhere/apptainer.deb"}, "file:///nowhere/apptainer.deb"),
     ],
 )
 def test_a_file_that_is_not_there_is_refused(playbook, nodes, given, words):
