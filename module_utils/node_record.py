@@ -81,6 +81,15 @@ def look(watch: Watch, run: Run, root: str = "") -> State:
     }
 
 
+def started(state: State) -> State:
+    """Return *state* as it is once all units have started that are enabled.
+
+    At a boot, a node converges before slurmd starts, and is on record as it then is.
+    """
+    waiting = {f"enabled {word}": "enabled active" for word in ("inactive", "activating")}
+    return {**state, "units": {unit: waiting.get(was, was) for unit, was in state["units"].items()}}
+
+
 def text(watch: Watch, state: State) -> str:
     """Return the record as it is written."""
     record = {"version": VERSION, "watch": watch._asdict(), "state": state}

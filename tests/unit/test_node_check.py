@@ -179,3 +179,12 @@ def test_without_a_record_or_with_half_a_one(node_check: Any, root: Path) -> Non
 
 def test_recorded_needs_to_know_what(node_check: Any) -> None:
     assert "watch" in node_check(state="recorded")["msg"]
+
+
+def test_what_is_enabled_is_on_record_as_it_is_once_it_has_started() -> None:
+    units = {
+        "slurmd.service": "enabled inactive",
+        "munge.service": "enabled failed",
+        "ssh.service": "disabled inactive",
+    }
+    assert node_record.started({"units": units})["units"] == {**units, "slurmd.service": "enabled active"}

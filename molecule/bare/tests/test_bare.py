@@ -1,7 +1,5 @@
 """``site.yml --check --diff`` on bare nodes, and then without ``--check``."""
 
-import difflib
-
 import pytest
 import testinfra
 
@@ -45,5 +43,6 @@ def test_the_run_does_what_was_predicted(nodes, predicted, playbook):
     assert done.code == 0, done.output
     for file in ("slurm.conf", "cgroup.conf"):
         written = nodes["head"].file(f"/etc/slurm/{file}").content_string.splitlines(keepends=True)
-        said = "".join(list(difflib.unified_diff([], written))[2:])
-        assert said in predicted.output
+        # Whether slurmd comes with PMIx shows only where it is installed.
+        said = [f"+{line}" for line in written if not line.startswith("MpiDefault=")]
+        assert "".join(said) in predicted.output
