@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PIP_COMPILE_FLAGS := --quiet --generate-hashes --allow-unsafe --strip-extras --build-deps-for=editable \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-.PHONY: help demo test lint unit sanity molecule test-vm docs lock clean bench
+.PHONY: help demo test lint unit sanity molecule test-slow test-vm docs lock clean bench
 
 help:               ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ sanity: $(BIN)/.dev   ## ansible-test's own checks of the modules and their docu
 
 molecule: $(BIN)/.dev   ## Lab tests and Molecule scenarios on booted nodes (root)
 	tests/integration/run
+
+test-slow: $(BIN)/.dev   ## Molecule scenarios that take too long for every change (root)
+	tests/integration/run slow
 
 test-vm: $(BIN)/.dev   ## Molecule scenarios on virtual machines, kernels of their own (root; slow without KVM)
 	tests/integration/run machines
