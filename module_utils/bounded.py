@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
-# Seconds until a process that was killed counts as one that can't be.
 _REAPING = 0.5
 _CHUNK = 65536
 
@@ -30,12 +29,16 @@ class Task(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How it went: the *value* that it returned, or an *error*; *process*, ``PID START``, if it stayed."""
+    """How it went: the *value* that it returned, or an *error*; *process*, ``PID START``, if it stayed.
+
+    *late*: the deadline was over.
+    """
 
     value: Any = None
     error: str = ""
     seconds: float = 0.0
     process: str = ""
+    late: bool = False
 
 
 class _Child:
@@ -62,8 +65,8 @@ class _Child:
             return Ended(error="ended without a word", seconds=seconds)
         return Ended(value if kind == "value" else None, value if kind == "error" else "", seconds)
 
-    def too_late(self) -> Ended:
-        """Kill it with all that it has started, and return how it went."""
+    def too_late(self, reaping: float) -> Ended:
+        """Kill it with all that it has started, wait *reaping* seconds at most, and return how it went."""
         os.close(self.pipe)
         process = identity(self.pid)
         # Its group, and itself, in case it had no time to make one.
@@ -72,19 +75,21 @@ class _Child:
                 kill(target, signal.SIGKILL)
         seconds = time.monotonic() - self.began
         error = f"did not answer within {seconds:.0f} seconds"
-        end = time.monotonic() + _REAPING
-        while time.monotonic() < end:
-            if os.waitpid(self.pid, os.WNOHANG)[0]:
-                return Ended(error=error, seconds=seconds)
+        end = time.monotonic() + reaping
+        while not os.waitpid(self.pid, os.WNOHANG)[0]:
+            if time.monotonic() >= end:
+                return Ended(error=error, seconds=seconds, process=process, late=True)
             time.sleep(0.01)
-        return Ended(error=error, seconds=seconds, process=process)
+        return Ended(error=error, seconds=seconds, late=True)
 
 
-def run(tasks: Mapping[str, Task], left: Optional[Mapping[str, str]] = None) -> Dict[str, Ended]:
+def run(
+    tasks: Mapping[str, Task], left: Optional[Mapping[str, str]] = None, reaping: float = _REAPING
+) -> Dict[str, Ended]:
     """Do all *tasks* at the same time and return how each went, by its name.
 
     *left* are processes that earlier calls have left behind, by the name of their task; as long as one is
-    there, its task is not begun.
+    there, its task is not begun. *reaping*: seconds until one that was killed counts as one that can't be.
     """
     result: Dict[str, Ended] = {}
     children: Dict[str, _Child] = {}
@@ -98,7 +103,7 @@ def run(tasks: Mapping[str, Task], left: Optional[Mapping[str, str]] = None) -> 
     while children:
         now = time.monotonic()
         for name in [name for name, child in children.items() if child.deadline <= now]:
-            result[name] = children.pop(name).too_late()
+            result[name] = children.pop(name).too_late(reaping)
         by_pipe = {child.pipe: name for name, child in children.items()}
         pause = min((child.deadline - now for child in children.values()), default=0)
         for pipe in select.select(list(by_pipe), [], [], max(0, pause))[0] if by_pipe else ():

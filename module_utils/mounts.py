@@ -7,15 +7,14 @@ one answers is asked by a process of its own: the kernel may keep it for ever, a
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import functools
 import os
 import re
-import select
-import signal
-import time
 from dataclasses import dataclass
 from typing import Dict, Iterable, List, Mapping, Tuple
+
+from . import bounded
 
 MOUNTINFO = "/proc/self/mountinfo"
 
@@ -76,59 +75,22 @@ def probe(paths: Iterable[str], seconds: float) -> Dict[str, str]:
     All are asked at once, so that it takes *seconds* at the most, however many do not answer. A path below an
     automount point mounts it.
     """
-    asked = {path: _ask(path) for path in dict.fromkeys(paths)}
-    waiting = {pipe: path for path, (_, pipe) in asked.items()}
-    end = time.monotonic() + seconds
-    answers: Dict[str, str] = {}
-    while waiting:
-        ready, _, _ = select.select(list(waiting), [], [], max(0.0, end - time.monotonic()))
-        if not ready:
-            break
-        for pipe in ready:
-            answers[waiting.pop(pipe)] = os.read(pipe, 4096).decode(errors="replace")
-    for path, (child, pipe) in asked.items():
-        os.close(pipe)
-        if path in answers:
-            os.waitpid(child, 0)
-        else:
-            # It may be one that no signal ends, so nobody waits for it.
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, os.WNOHANG)
-            answers[path] = f"{path} did not answer within {seconds:g} s"
-    return {path: answers[path] for path in asked}
+    tasks = {path: bounded.Task(functools.partial(_ask, path), seconds) for path in paths}
+    # One that no signal ends is not waited for.
+    ended = bounded.run(tasks, reaping=0)
+    return {
+        path: f"{path} did not answer within {seconds:g} s" if answer.late else answer.value or answer.error
+        for path, answer in ended.items()
+    }
 
 
-def _ask(path: str) -> Tuple[int, int]:
-    """Start the question; return the process that asks it, and the pipe on which the answer comes."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(writing)
-        return child, reading
-    # Whoever reads what this program prints, ssh for example, waits until nobody has its output open.
+def _ask(path: str) -> str:
+    """Return what is wrong with the file system that *path* is on, empty if it answers."""
     try:
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(nothing, stream)
-        os.setsid()
-        for other in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208 - module_utils is for 3.8
-            if other > 2 and other != writing:  # noqa: PLR2004
-                _close(other)
         os.statvfs(path)
-        answer = ""
     except OSError as error:
-        answer = f"{path}: {_WORDS.get(error.errno or 0) or error.strerror}"
-    except BaseException:  # noqa: BLE001 - nothing of this process's may go on in the other one
-        answer = f"{path} can't be asked"
-    try:
-        os.write(writing, answer.encode(errors="replace"))
-    finally:
-        os._exit(0)
-
-
-def _close(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # It was the one by which the list was read.
-        os.close(descriptor)
+        return f"{path}: {_WORDS.get(error.errno or 0) or error.strerror}"
+    return ""
 
 
 _WORDS: Mapping[int, str] = {
