@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import testinfra
 from testinfra.host import Host
 
 from fleet.lab.lab import BOOT_DEADLINE
@@ -74,6 +75,18 @@ def _disconnect(folder: Path) -> None:
 def lab_state() -> Path:
     """The folder of the scenario's lab, with ``repository.json`` in it."""
     return lab_home(load_lab(_scenario() / "inventory").name)
+
+
+@pytest.fixture(scope="session")
+def node(lab_state: Path) -> Callable[[str], Host]:
+    """Return a node by its name, over a connection that outlives no boot."""
+    return lambda name: testinfra.get_host(f"ssh://{name}", ssh_config=str(lab_state / "ssh_config"))
+
+
+@pytest.fixture(scope="session")
+def head(node: Callable[[str], Host]) -> Host:
+    """The controller, which is the login node too in clusters that have no other."""
+    return node("head")
 
 
 @pytest.fixture(scope="session")

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
 COMPUTE = ("c1", "c2")
 
 Node = Callable[[str], Host]
-
-
-@pytest.fixture(scope="session")
-def node(lab_state: Path) -> Node:
-    """Return a node by its name."""
-    return lambda name: testinfra.get_host(f"ssh://{name}", ssh_config=str(lab_state / "ssh_config"))
-
-
-@pytest.fixture(scope="session")
-def head(node: Node) -> Host:
-    """The controller, which is the login node too."""
-    return node("head")
 
 
 @pytest.fixture(scope="session")

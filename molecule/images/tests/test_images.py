@@ -4,7 +4,6 @@ import json
 import shlex
 
 import pytest
-import testinfra
 import yaml
 
 testinfra_hosts = ["ssh://head"]
@@ -13,11 +12,6 @@ STORE = "/opt/containers"
 COMPUTE = ("c1", "c2")
 IMAGES = ("given_7.1.sif", "hello_1.0.sif", "solver_2.0.sif", "tool_1.0.sif")
 BY_THE_LIST = "while checking container image with ECL"
-
-
-@pytest.fixture(scope="module")
-def node(lab_state):
-    return lambda name: testinfra.get_host(f"ssh://{name}", ssh_config=str(lab_state / "ssh_config"))
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
 COMPUTE = ("c1", "c2")
@@ -19,18 +17,6 @@ PROGRAM = "/usr/lib/apptainer-fleet/node-health"
 LOOK = f"/usr/bin/python3 -I -B {PROGRAM}.pyz --json"
 
 Node = Callable[[str], Host]
-
-
-@pytest.fixture(scope="session")
-def node(lab_state: Path) -> Node:
-    """Return a node by its name, over a connection that outlives no boot."""
-    return lambda name: testinfra.get_host(f"ssh://{name}", ssh_config=str(lab_state / "ssh_config"))
-
-
-@pytest.fixture(scope="session")
-def head(node: Node) -> Host:
-    """The controller."""
-    return node("head")
 
 
 class Slurm:

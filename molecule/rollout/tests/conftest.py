@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
 COMPUTE = ("c1", "c2", "c3")
@@ -75,18 +74,6 @@ class Fleet:
             stdin=subprocess.DEVNULL,
         )
         return json.loads(ended.stdout) if ended.stdout else {}
-
-
-@pytest.fixture(scope="session")
-def node(lab_state: Path) -> Callable[[str], Host]:
-    """Return a node by its name."""
-    return lambda name: testinfra.get_host(f"ssh://{name}", ssh_config=str(lab_state / "ssh_config"))
-
-
-@pytest.fixture(scope="session")
-def head(node: Callable[[str], Host]) -> Host:
-    """The controller, which is the login node too."""
-    return node("head")
 
 
 @pytest.fixture(scope="session")

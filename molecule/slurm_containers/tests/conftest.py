@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
 COMPUTE = ("c1", "c2")
@@ -22,18 +21,6 @@ grep -w user_id=$(id -u alice) /proc/self/mountinfo || true
 ls {JOBS}
 ls -A {JOBS}/.gone
 """
-
-
-@pytest.fixture(scope="session")
-def node(lab_state: Path) -> Callable[[str], Host]:
-    """Return a node by its name."""
-    return lambda name: testinfra.get_host(f"ssh://{name}", ssh_config=str(lab_state / "ssh_config"))
-
-
-@pytest.fixture(scope="session")
-def head(node: Callable[[str], Host]) -> Host:
-    """The controller, which is the login node too."""
-    return node("head")
 
 
 @pytest.fixture(scope="session")
