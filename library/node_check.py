@@ -66,6 +66,7 @@ attributes:
     description: Compares with what is there now; what tasks before it would change, it can't know.
   diff_mode:
     support: full
+    description: Of what is recorded, and of what is no longer as recorded.
 author: apptainer-fleet
 """
 

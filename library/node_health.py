@@ -32,6 +32,7 @@ options:
 attributes:
   check_mode:
     support: full
+    description: The program and its settings are compared, not written.
   diff_mode:
     support: full
     description: Of the program, shows its SHA-256.

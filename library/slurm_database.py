@@ -26,6 +26,7 @@ attributes:
     description: On a node without MariaDB, the database is predicted to be made.
   diff_mode:
     support: none
+    description: Rows of a database and a password are not shown.
 author: apptainer-fleet
 """
 

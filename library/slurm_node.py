@@ -55,8 +55,10 @@ options:
 attributes:
   check_mode:
     support: full
+    description: Slurm is asked, and told nothing.
   diff_mode:
     support: full
+    description: Of the state of the nodes that change.
 author: apptainer-fleet
 """
 

@@ -30,6 +30,7 @@ attributes:
     description: Where nothing is shared yet, on bare nodes, no difference is found.
   diff_mode:
     support: none
+    description: Files of a daemon, most of them binary, are not shown.
 author: apptainer-fleet
 """
 

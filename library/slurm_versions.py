@@ -16,6 +16,7 @@ attributes:
     description: Nothing is changed.
   diff_mode:
     support: none
+    description: Nothing is changed, so nothing can differ.
 author: apptainer-fleet
 """
 

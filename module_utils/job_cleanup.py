@@ -114,8 +114,8 @@ def open_base(path: str, create: bool) -> int:
         others = status.st_mode & (0o002 if status.st_gid == 0 else 0o022)
         if status.st_uid not in (0, owner) or (others and (last or not status.st_mode & stat.S_ISVTX)):
             os.close(folder)
-            raise RefusedError(f"{where} can be changed by others than root (uid {status.st_uid}, "
-                          f"mode {stat.S_IMODE(status.st_mode):04o}): remove it or mend it")  # fmt: skip
+            who = f"uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
+            raise RefusedError(f"{where} can be changed by others than root ({who}): remove it or mend it")
     kind = _mounts()[_mount_id(folder)][1]
     if kind.startswith(SHARED_FILE_SYSTEMS):
         os.close(folder)
