@@ -13,6 +13,7 @@ from fleet.errors import FleetError
 from fleet.paths import PROJECT
 
 COMMANDS = {
+    "audit": "fleet.audit.cli:audit",
     "check": "fleet.check:check",
     "demo": "fleet.demo:command",
     "docs": "fleet.docs:command",

@@ -141,7 +141,8 @@ def main() -> None:
 def record(module: AnsibleModule, run: node_record.Run, old: str) -> None:
     """Write what is there, and end."""
     watch = node_record.Watch.of(module.params["watch"])
-    new = node_record.text(watch, node_record.started(node_record.look(watch, run)))
+    state = node_record.started(node_record.look(watch, run))
+    new = node_record.text(watch, state, node_record.lines(state))
     if new != old and not module.check_mode:
         Path(node_record.PATH).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         atomic_file.replace(node_record.PATH, new.encode(), 0o600)

@@ -115,21 +115,20 @@ import grp
 import os
 import pwd
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 from ansible.module_utils import mounts, setuid_audit
 from ansible.module_utils.basic import AnsibleModule
 
 
 def packages(module: AnsibleModule, paths: List[str]) -> Dict[str, str]:
-    """Return path → package, by one call of the package manager's query, and none without a path."""
-    said = {"dpkg-query": "", "rpm": ""}
-    arguments = {"dpkg-query": ["-S"], "rpm": ["-qf", "--qf", "%{NAME}\\n"]}
-    for name in said if paths else ():
-        program = module.get_bin_path(name)
-        if program:
-            said[name] = module.run_command([program, *arguments[name], *paths])[1]
-    return setuid_audit.owners(said["dpkg-query"], said["rpm"], paths)
+    """Return path → package, where a package manager knows it."""
+
+    def run(argv: List[str]) -> Tuple[int, str]:
+        program = module.get_bin_path(argv[0])
+        return module.run_command([program, *argv[1:]])[:2] if program else (127, "")
+
+    return setuid_audit.packages(run, paths) or {}
 
 
 def user(uid: int) -> str:

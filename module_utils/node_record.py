@@ -6,6 +6,7 @@ Sources: sysctl.d(5); systemctl(1), ``show``; dpkg-query(1) and rpm(8), query fo
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import glob
 import hashlib
@@ -13,7 +14,7 @@ import json
 import os
 import re
 import stat
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from . import kernel_parameters
 
@@ -22,6 +23,8 @@ PATH = "/var/lib/apptainer-fleet/record.json"
 VERSION = 1
 #: Files above this size are known by size and time: reading programs of Go at each check would cost too much.
 DIGESTED = 1 << 20
+#: Text up to this size that everybody may read is recorded by line, too, so that a difference has a place.
+LINED = 1 << 16
 
 #: argv → exit status, standard output.
 Run = Callable[[List[str]], Tuple[int, str]]
@@ -90,9 +93,62 @@ def started(state: State) -> State:
     return {**state, "units": {unit: waiting.get(was, was) for unit, was in state["units"].items()}}
 
 
-def text(watch: Watch, state: State) -> str:
-    """Return the record as it is written."""
-    record = {"version": VERSION, "watch": watch._asdict(), "state": state}
+class Place(NamedTuple):
+    """Where a file is not as it was: the first line, from 1, and what it is now; empty if it is gone."""
+
+    line: int
+    text: str
+
+
+def lines(state: State, root: str = "") -> Dict[str, str]:
+    """Return file → digests of its lines, for those of *state* that are text and that everybody may read.
+
+    What is secret is not among them, so that a line can be shown.
+    """
+    found = {}
+    for name in state["files"]:
+        content = _open_text(state, name, root)
+        if content is not None:
+            found[name] = " ".join(map(_digest, content))
+    return found
+
+
+def place(name: str, recorded: Mapping[str, str], state: State, root: str = "") -> Optional[Place]:
+    """Return where the file *name* differs from what :func:`lines` has *recorded*; None if that isn't known.
+
+    :param state: what there is now.
+    """
+    content = _open_text(state, name, root)
+    if content is None or name not in recorded:
+        return None
+    old, new = recorded[name].split(), list(map(_digest, content))
+    for kind, _, _, begin, _ in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind != "equal":
+            return Place(begin + 1, "" if kind == "delete" else content[begin])
+    return None
+
+
+def _open_text(state: State, name: str, root: str) -> Optional[List[str]]:
+    """The lines of a file that is text, small, and readable by everybody; else None."""
+    words = state["files"].get(name, "").split()
+    if words[:1] != ["sha256"] or not int(words[3], 8) & stat.S_IROTH:
+        return None
+    try:
+        descriptor = os.open(root + name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            content = file.read(LINED + 1)
+        return None if len(content) > LINED or b"\0" in content else content.decode().splitlines()
+    except (OSError, ValueError):
+        return None
+
+
+def _digest(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()[:12]
+
+
+def text(watch: Watch, state: State, by_line: Optional[Mapping[str, str]] = None) -> str:
+    """Return the record as it is written; *by_line* is what :func:`lines` has given."""
+    record = {"version": VERSION, "watch": watch._asdict(), "state": state, "lines": by_line or {}}
     return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
 
@@ -102,6 +158,12 @@ def read(content: str) -> Tuple[Watch, State]:
     if not isinstance(record, dict) or record.get("version") != VERSION:
         raise ValueError("is of another version of this project")
     return Watch.of(record["watch"]), record["state"]
+
+
+def read_lines(content: str) -> Dict[str, str]:
+    """Return what a record that :func:`read` takes has of lines; none if it was written without."""
+    found = json.loads(content).get("lines", {})
+    return found if isinstance(found, dict) else {}
 
 
 def differences(before: State, after: State) -> List[Difference]:

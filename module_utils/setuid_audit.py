@@ -35,6 +35,8 @@ LIKELY = ("/etc", "/usr/local", "/usr/libexec", "/usr/bin", "/usr/sbin", "/opt",
 
 # In a report, that many; their number is told anyway.
 MAX_UNREADABLE = 100
+#: What shells say of a program that is not there.
+_ABSENT = 127
 
 
 @dataclass(frozen=True)
@@ -271,3 +273,19 @@ def owners(dpkg: str, rpm: str, paths: Sequence[str]) -> Dict[str, str]:
         if separator and path in paths and not packages.startswith("diversion "):
             result[path] = packages.split(", ")[0].partition(":")[0]
     return result
+
+
+def packages(run: Callable[[List[str]], Tuple[int, str]], paths: Sequence[str]) -> Optional[Dict[str, str]]:
+    """Return path → package, asking the package managers that there are; None if there is none.
+
+    *run* takes argv and gives exit status, 127 for a program that is not there, and standard output.
+    """
+    # A package of before folders were merged has /bin/su where the node has /usr/bin/su.
+    before = {path: path[len("/usr") :] for path in paths if path.startswith("/usr/")}
+    asked = [*paths, *before.values()]
+    dpkg = run(["dpkg-query", "-S", "--", *asked]) if asked else (0, "")
+    rpm = run(["rpm", "-qf", "--qf", "%{NAME}\\n", "--", *asked]) if asked else (0, "")
+    if dpkg[0] == rpm[0] == _ABSENT:
+        return None
+    found = owners(dpkg[1], "" if rpm[0] == _ABSENT else rpm[1], asked)
+    return {path: owner for path in paths if (owner := found.get(path) or found.get(before.get(path, "")))}

@@ -1,8 +1,7 @@
 """What was intended and what came of it, on disk before and after everything that is done.
 
-One SQLite file per cluster, with a rollback journal and not a write-ahead log: writes are few, a log needs
-memory that controllers share, which a home on NFS has not, and one file is easier to keep and to copy. Every
-entry is a transaction of its own with ``synchronous=FULL``, so that it is on the disk before its act begins.
+One SQLite file per cluster (`fleet.database`). Every entry is a transaction of its own, so that it is on the
+disk before its act begins.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import Any
 
 from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
 
+from fleet import database
 from fleet.errors import FleetError
 from fleet.hostlist import fold
 from fleet.paths import state_home
@@ -81,32 +81,17 @@ class Journal:
                 f"{error.filename}: {error.strerror}", "give --state a folder to write to"
             ) from error
         with self._errors():
-            self._db = sqlite3.connect(self.file, timeout=30, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=DELETE")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._create()
-            elif version != SCHEMA:
+            try:
+                self._db = database.connect(self.file, SCHEMA, _TABLES)
+            except database.SchemaError as error:
                 raise JournalError(
-                    f"{self.file}: has schema {version}, this program knows {SCHEMA}",
+                    str(error),
                     "use the release of this project that wrote it, or finish there and move the file away",
-                )
+                ) from error
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-
-    def _create(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-        # Another process may have been faster.
-        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in _TABLES.split(";\n"):
-                if statement.strip():
-                    self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version={SCHEMA}")
-        self._db.execute("COMMIT")
 
     # --- writing --------------------------------------------------------------------------------------------
 

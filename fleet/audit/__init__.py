@@ -1,0 +1,1 @@
+"""Audits: what nodes are and what is wrong with them, kept over time, for people and for other programs."""
