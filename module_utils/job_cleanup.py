@@ -291,9 +291,12 @@ class Process:
             self.handle = None
         self.pid, self.parent, self.name = pid, int(status["PPid"]), status["Name"]
         self.job = _job_of_cgroup(_read(f"{PROC}/{pid}/cgroup").decode(errors="replace"))
-        self.environment = _read(f"{PROC}/{pid}/environ")
+        #: Whether it can be read to the end; of one that is ending the kernel has no environment any more.
+        self.whole = True
+        # Last, as it is the user's memory: a user can let it be read from a file system that does not answer.
         if self.job is None:
-            self.job = _job_of_environment(self.environment)
+            environment = _read(f"{PROC}/{pid}/environ")
+            self.job, self.whole = _job_of_environment(environment), bool(environment)
         self.spaces = [space for name in ("user", "mnt") for space in _space(pid, name)]
 
     def send(self, number: int) -> None:
@@ -404,7 +407,7 @@ def _of_user(uid: int) -> tuple[list[Process], bool]:
                     ending = True
                     continue
                 found.append(Process(int(name), status))
-                ending = ending or not found[-1].environment
+                ending = ending or not found[-1].whole
         except (FileNotFoundError, ProcessLookupError):
             ending = True
         except PermissionError:  # of a namespace around this one
@@ -502,24 +505,39 @@ def _environment_of_starter(pieces: list[bytes]) -> list[bytes]:
 
 def detach_mounts(job: Job) -> Iterator[str]:
     """Detach FUSE mounts of the user in the folder of *job*, and those that nothing serves any more."""
-    inside = f"{os.path.normpath(job.base)}/{job.identity}/"
-    mounts = [path for path, kind, options in _mounts().values() if _is_fuse_of(job.uid, kind, options)]
-    dead = {path for path in mounts if not path.startswith(inside) and _is_dead(path, job.uid)}
+    base = os.path.normpath(job.base)
+    inside, gone = f"{base}/{job.identity}/", f"{base}/{GONE}/"
     # The innermost first: there is no way through one that nothing serves.
-    for path in sorted(mounts, key=len, reverse=True):
-        if path in dead or path.startswith(inside):
+    mounts = sorted(_mounts().values(), key=lambda mount: len(mount[0]), reverse=True)
+    for path, kind, options in mounts:
+        # Whoever mounted something while a folder was on its way out has no job there any more.
+        uid = _uid_of_fuse(kind, options) if path.startswith((inside, gone)) else None
+        if uid is not None and (uid == job.uid or path.startswith(gone)):
+            yield f"{path}: {_detach(path, uid) or 'detached'}"
+    # After these, as each is waited for.
+    for path, kind, options in mounts:
+        ours = _uid_of_fuse(kind, options) == job.uid and not path.startswith((inside, gone))
+        if ours and _is_dead(path, job.uid):
             yield f"{path}: {_detach(path, job.uid) or 'detached'}"
 
 
-def _is_fuse_of(uid: int, kind: str, options: list[str]) -> bool:
-    return kind.partition(".")[0] in ("fuse", "fuseblk") and f"user_id={uid}" in options
+def _uid_of_fuse(kind: str, options: list[str]) -> int | None:
+    """Return whose FUSE mount it is, or None if it is none."""
+    if kind.partition(".")[0] not in ("fuse", "fuseblk"):
+        return None
+    users = [option[8:] for option in options if option.startswith("user_id=")]
+    return int(users[0]) if users else None
 
 
 def _is_dead(path: str, uid: int) -> bool:
-    """Whether nothing serves a FUSE mount. Only its user can know, and may wait for it in vain."""
+    """Whether nothing serves a FUSE mount. Only its user can know, and may wait for it in vain.
+
+    What asks is a process of the user's, who may stop it or let it wait for what no signal ends; so it is
+    left behind.
+    """
     child = os.fork()
     if child == 0:
-        signal.alarm(1)
+        os.closerange(3, 1024)
         try:
             os.setgroups([])
             os.setresgid(65534, 65534, 65534)
@@ -529,7 +547,14 @@ def _is_dead(path: str, uid: int) -> bool:
             os._exit(error.errno == errno.ENOTCONN)
         finally:
             os._exit(0)
-    return os.waitpid(child, 0)[1] == 1 << 8
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status == 1 << 8
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    return False
 
 
 def _detach(path: str, uid: int) -> str | None:
@@ -544,7 +569,7 @@ def _detach(path: str, uid: int) -> str | None:
             os.close(outer)
         # An open mount keeps its number, and this number says what is really open.
         where, kind, options = _mounts()[_mount_id(folder)]
-        if not _is_fuse_of(uid, kind, options):
+        if _uid_of_fuse(kind, options) != uid:
             return f"is {where} by now and left"
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.umount2(f"/proc/self/fd/{folder}".encode(), _MNT_DETACH):
@@ -595,7 +620,14 @@ def bounded(step: Callable[[], Iterable[str] | None], seconds: float, name: str)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        with os.fdopen(writer, "w", errors="backslashreplace") as output:
+        # The resource manager reads what a hook says until nothing has these open: a child that is left
+        # behind, because no signal ends it, would keep the hook from ending, and its node would be drained.
+        answer = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, 3)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(nothing, descriptor)
+        os.close(writer)
+        with os.fdopen(answer, "w", errors="backslashreplace") as output:
             try:
                 for line in step() or ():
                     print(line, file=output, flush=True)
@@ -620,6 +652,7 @@ def bounded(step: Callable[[], Iterable[str] | None], seconds: float, name: str)
 
 def program(action: str, identity: str, uid: str, base: str, seconds: float) -> int:
     """Do ``prepare`` or ``clean``, log what is worth it, return 0: none of it is a reason to drain a node."""
+    os.umask(0o022)
     try:
         job = Job(identity, int(uid), base)
         said = bounded(lambda: prepare(job), seconds, action) if action == "prepare" else clean(job, seconds)

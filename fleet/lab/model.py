@@ -20,6 +20,7 @@ LAB_NAME = re.compile(r"[a-z][a-z0-9-]{0,10}")
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+")
+SHARED_FOLDER = re.compile(r"(/[A-Za-z0-9_.-]+)+")
 RELEASE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 #: Users and groups of any Debian system (package base-passwd, users-and-groups.txt), and those of a node's
@@ -56,6 +57,7 @@ LAB_VARIABLES: Mapping[str, type] = {
     "lab_packages": list,
     "lab_devices": list,
     "lab_users": list,
+    "lab_shared_folders": list,
     "lab_cpus": int,
     "lab_memory": int,
     # Set by inventories for their own use; the lab does not read them.
@@ -85,6 +87,8 @@ class Node:
     :param distribution_sim: which of ``DISTRIBUTION_SIMS`` it is taken for; empty for Debian.
     :param packages: Debian packages baked into its base image.
     :param users: normal users, created with the same uids on every node, in this order from 2000.
+    :param shared_folders: folders that it shares with all nodes of the lab that name them; a folder of this
+        machine, in place of a file system from a server.
     :param cpus: processors of a virtual machine; other nodes have those of this machine.
     :param memory: memory of a virtual machine in MiB.
     """
@@ -100,6 +104,7 @@ class Node:
     cpus: int = 2
     memory: int = 1024
     distribution_sim: str = ""
+    shared_folders: tuple[str, ...] = ()
 
     def spec(self) -> dict[str, Any]:
         """All that a running node was made from, as plain data: a different value means a different node."""
@@ -378,6 +383,13 @@ def _check_users(items: Sequence[Any]) -> None:
             )
 
 
+def _check_folders(items: Sequence[Any]) -> None:
+    _check_names(items, SHARED_FOLDER)
+    for item in items:
+        if {".", ".."} & set(item.split("/")):
+            raise FleetError(f"{item!r} is no valid name", "name the folder itself")
+
+
 def _check_number(value: int) -> None:
     if isinstance(value, bool) or value < 1:
         raise FleetError(f"{value!r} is no number of anything", "a whole number from 1")
@@ -420,6 +432,11 @@ def _node(name: str, variables: Mapping[str, Any], serves_repository: bool) -> N
             f"{unknown[0]} of host {name}: no variable of the lab", f"one of {', '.join(LAB_VARIABLES)}"
         )
     sim = get("lab_distribution_sim", "")
+    shared = get("lab_shared_folders", [])
+    if shared and get("lab_backend", "nspawn") != "nspawn":
+        raise FleetError(
+            f"lab_shared_folders of host {name}: a virtual machine has none", "take it out, or lab_backend"
+        )
     needed = DISTRIBUTION_SIMS[sim].packages if sim else ()
     return Node(
         name=name,
@@ -433,6 +450,7 @@ def _node(name: str, variables: Mapping[str, Any], serves_repository: bool) -> N
         serves_repository=serves_repository,
         cpus=get("lab_cpus", 2),
         memory=get("lab_memory", 1024),
+        shared_folders=tuple(shared),
     )
 
 
@@ -479,6 +497,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "lab_distribution_sim": _check_distribution_sim,
     "lab_packages": lambda items: _check_names(items, PACKAGE_NAME),
     "lab_users": _check_users,
+    "lab_shared_folders": _check_folders,
     "lab_devices": _devices,
     "lab_cpus": _check_number,
     "lab_memory": _check_number,

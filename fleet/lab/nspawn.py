@@ -111,6 +111,10 @@ class Nspawn:
         if node.serves_repository:
             folder = PackageRepository(debian_mirror(lab.mirror), lab.name).folder
             binds = [f"--bind-ro={folder}:{REPOSITORY_MOUNT}"]
+        for path in node.shared_folders:
+            folder = lab.home / "shared" / path.strip("/").replace("/", "_")
+            folder.mkdir(parents=True, exist_ok=True)
+            binds.append(f"--bind={folder}:{path}")
         with (home / "console.log").open("ab") as console:
             process = subprocess.Popen(
                 [

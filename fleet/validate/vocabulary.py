@@ -67,6 +67,10 @@ _LAB_DETAILS: Options = {
     },
     "lab_packages": {"description": "Debian packages baked into the base image.", "elements": "str"},
     "lab_users": {"description": "Normal users, with the same uid on every node.", "elements": "str"},
+    "lab_shared_folders": {
+        "description": "Folders that all nodes of the lab which name them share.",
+        "elements": "str",
+    },
     "lab_devices": {
         "description": "Character devices made in the node.",
         "elements": "dict",

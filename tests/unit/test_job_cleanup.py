@@ -374,6 +374,52 @@ def test_mounts_that_are_not_the_users_fuse_are_left(job, base, monkeypatch):
     assert list(job_cleanup.detach_mounts(job)) == []
 
 
+def test_what_is_mounted_on_the_way_out_is_detached_by_whoever_comes_next(job, base, monkeypatch):
+    late, own = f"{base}/.gone/8.1/tmp/mnt", f"{base}/7/tmp/mnt"
+    monkeypatch.setattr(job_cleanup, "_mounts", lambda: {
+        1: ("/home/mnt", "fuse.x", [f"user_id={UID}"]),
+        2: (late, "fuse.x", ["rw", f"user_id={UID}1"]),
+        3: (own, "fuse", [f"user_id={UID}"]),
+        4: (f"{base}/.gone/9.1/tmp/mnt", "tmpfs", [f"user_id={UID}"]),
+    })  # fmt: skip
+    done = []
+    monkeypatch.setattr(job_cleanup, "_detach", lambda path, uid: done.append((path, uid)))
+    # What has to be waited for comes last.
+    monkeypatch.setattr(job_cleanup, "_is_dead", lambda path, uid: done.append(("asked", path)))
+    assert len(list(job_cleanup.detach_mounts(job))) == 2
+    assert sorted(done[:2]) == sorted([(late, int(f"{UID}1")), (own, UID)])
+    assert done[2:] == [("asked", "/home/mnt")]
+
+
+@ROOT
+def test_a_mount_that_does_not_answer_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(job_cleanup.os, "stat", lambda path: time.sleep(600))
+    begun = time.monotonic()
+    assert not job_cleanup._is_dead("/", UID) and time.monotonic() - begun < 20
+
+
+def test_a_step_that_is_left_behind_does_not_keep_the_hook_open():
+    """slurmd waits until nobody has the output of a hook open, and drains the node in the end."""
+    said = job_cleanup.bounded(lambda: [str(Path(f"/proc/self/fd/{n}").readlink()) for n in range(3)], 5, "")
+    assert said == ["/dev/null"] * 3
+
+
+@ROOT
+def test_of_a_process_with_a_cgroup_the_memory_is_not_read(running, run, monkeypatch):
+    """A user can have it read from a file system that does not answer."""
+    process = run("sleep", "600", job=OTHER)
+    read = job_cleanup._read
+    named = f"/proc/{process.pid}/"
+    cgroup = f"0::/system.slice/slurmstepd.scope/job_{MINE}/step_0\n".encode()
+
+    def answer(path):
+        assert path != f"{named}environ"
+        return cgroup if path == f"{named}cgroup" else read(path)
+
+    monkeypatch.setattr(job_cleanup, "_read", answer)
+    assert f"sleep ({process.pid})" in end(running)
+
+
 def test_a_path_that_leads_elsewhere_by_now_is_left(job, base):
     (base / "7/tmp/link").symlink_to("/proc")
     assert job_cleanup._detach(f"{base}/7/tmp/link/sys", UID) == "Not a directory"
