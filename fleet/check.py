@@ -17,6 +17,7 @@ from fleet.inventory import read_groups
 from fleet.nodes import inventory_option
 from fleet.paths import PROJECT
 from fleet.playbook import Failure, run_playbook
+from fleet.validate.vocabulary import GROUPS
 
 console = Console(highlight=False, soft_wrap=True, stderr=True)
 
@@ -44,9 +45,7 @@ def check(
     """
     groups = read_groups(sources)
     chosen = converge.participants(groups, expression, None)
-    recorded = {
-        host for name in ("apptainer", "slurm_controller", "slurm_compute") for host in groups.get(name, [])
-    }
+    recorded = {host for name in recorded_groups() for host in groups.get(name, [])}
     hosts = [host for host in chosen if host in recorded]
     if not hosts:
         raise FleetError("none of these nodes is configured by site.yml", "see fleet nodes --groups")
@@ -65,6 +64,11 @@ def check(
         tally.add(result)
     click.echo(_as_json(tally) if as_json else "\n".join(_lines(tally)))
     sys.exit(tally.status)
+
+
+def recorded_groups() -> list[str]:
+    """Return the groups whose hosts are on record, those of playbooks/record.yml."""
+    return [name for name, roles in GROUPS.items() if "node_record" in roles]
 
 
 def _differences(failure: Failure) -> list[dict[str, str]]:

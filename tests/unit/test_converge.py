@@ -232,3 +232,9 @@ def test_plays_of_a_converge_say_whether_they_gather() -> None:
     for name in ("node", "site", "pull", "record", "check", "validate", "images", "lint", "bootstrap"):
         for play in yaml.safe_load((PROJECT / f"playbooks/{name}.yml").read_text()):
             assert "gather_facts" in play or "ansible.builtin.import_playbook" in play, (name, play["name"])
+
+
+def test_whoever_is_on_record_is_compared() -> None:
+    for name in ("record", "check"):
+        (play,) = yaml.safe_load((PROJECT / f"playbooks/{name}.yml").read_text())
+        assert sorted(play["hosts"].split(":")) == sorted(check_command.recorded_groups())

@@ -1,0 +1,65 @@
+"""Module slurm_node on a real Slurm: whole hostlists, deadlines, and nobody else's drain."""
+
+import json
+import re
+
+import pytest
+from conftest import REASON
+
+OURS = "rack work: ticket 42"
+
+
+@pytest.fixture
+def nodes(playbook):
+    """Run the module on both nodes; return its result, and whether it failed."""
+
+    def run(state, *options, **more):
+        result = playbook("nodes.yml", *options, module={"nodes": "c[1-2]", "state": state, **more})
+        said = re.search(r"RESULT (\{.*\}) END", result.output.replace('\\"', '"'))
+        assert said, result.output
+        return json.loads(said[1])
+
+    return run
+
+
+def test_both_nodes_are_read_drained_and_resumed(nodes, login, idle):
+    idle()
+    read = nodes("info")["nodes"]
+    assert {name: read[name]["state"] for name in read} == {"c1": "IDLE", "c2": "IDLE"}
+    assert nodes("drained", "--check", reason=OURS)["changed_nodes"] == "c[1-2]"
+    assert "drain" not in login.check_output("sinfo --noheader")
+    done = nodes("drained", reason=OURS, timeout=30)
+    assert done["changed_nodes"] == "c[1-2]" and done["nodes"]["c2"]["reason"] == OURS
+    assert not nodes("drained", reason=OURS)["changed"]
+    assert nodes("resumed", reason=OURS, timeout=30)["changed_nodes"] == "c[1-2]"
+    idle()
+
+
+def test_a_deadline_is_kept_while_a_job_runs(nodes, job, login, idle):
+    done = nodes("drained", reason=OURS, timeout=2)
+    assert done["failed"] and "c1" in done["msg"]
+    assert job.lives()
+    assert job.let_go() == "COMPLETED|0:0"
+    assert not nodes("drained", reason=OURS, timeout=60)["failed"]
+    nodes("resumed", reason=OURS, timeout=30)
+    idle()
+
+
+def test_a_drain_of_somebody_else_is_never_ended(nodes, drained, login):
+    refused = nodes("drained", reason=OURS)
+    assert refused["failed"] and REASON in refused["msg"]
+    assert "drain" not in login.check_output("sinfo --noheader --nodes=c1")
+    assert nodes("drained", reason=OURS, foreign="skip", timeout=30)["changed_nodes"] == "c1"
+    done = nodes("resumed", reason=OURS, foreign="skip", timeout=30)
+    assert (done["changed_nodes"], done["foreign_nodes"]) == ("c1", "c2")
+    assert drained() == f"drained {REASON}"
+
+
+def test_nodes_boot_and_are_back(node, nodes, idle):
+    idle()
+    boot = "systemctl show --property=UserspaceTimestampMonotonic; cat /proc/1/stat | cut -d' ' -f22"
+    before = [node(name).check_output(boot) for name in ("c1", "c2")]
+    done = nodes("rebooted", reason=OURS, timeout=240)
+    assert not done["failed"], done
+    assert all(node(name).check_output(boot) != old for name, old in zip(("c1", "c2"), before, strict=True))
+    idle()
