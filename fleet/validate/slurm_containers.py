@@ -18,9 +18,9 @@ VARIABLES = (
     "slurm_containers_mpi",
     "slurm_containers_native",
     "slurm_containers_oci",
-    "slurm_containers_slurm_release",
     "slurm_containers_spank",
     "slurm_parameters",
+    "slurm_version",
 )
 
 
@@ -30,7 +30,7 @@ def judge(values: Mapping[str, Any], unknown: Set[str] = frozenset()) -> Iterato
     What types, choices and formats say of a value is taken for granted.
     """
     if values["slurm_containers_oci"]:
-        release = str(values["slurm_containers_slurm_release"] or "")
+        release = str(values["slurm_version"] or "")
         yield from _judged("slurm_containers_oci", slurm_containers.render_oci_conf, {}, release)
     if values["slurm_containers_native"] and values["slurm_containers_mpi"]:
         version = str(values["apptainer_version"] or "")

@@ -42,7 +42,7 @@ def fragment(settings: Settings) -> dict[str, Any]:
         if settings["hooks"] or settings["native"]:
             parameters["TaskProlog"] = TASK_PROLOG
         if settings["oci"]:
-            content = slurm_containers.render_oci_conf(settings["oci_parameters"], settings["slurm_release"])
+            content = slurm_containers.render_oci_conf(settings["oci_parameters"], settings["slurm_version"])
             files.append({"name": "oci.conf", "content": content, "mode": "0644"})
         if settings["spank"]:
             content = slurm_containers.render_plugstack_conf(settings["spank"], PLUGINS)

@@ -24,7 +24,7 @@ SETTINGS = {
     "python": "/usr/bin/python3",
     "oci": False,
     "oci_parameters": {},
-    "slurm_release": "",
+    "slurm_version": "",
     "spank": [],
     "apptainer_version": "1.4.5",
     "site_folder": "",

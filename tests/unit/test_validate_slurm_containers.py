@@ -15,7 +15,7 @@ GOOD = {
     "slurm_containers_mpi": "transport",
     "slurm_containers_native": True,
     "slurm_containers_oci": True,
-    "slurm_containers_slurm_release": "24.11",
+    "slurm_version": "24.11",
     "slurm_containers_spank": [],
     "slurm_parameters": {"MaxJobCount": 5, "Epilog": ["apptainer_epilog", "site"], "PrologEpilogTimeout": 31},
 }
@@ -28,14 +28,14 @@ def judged(**values):
 def test_what_agrees_is_good():
     assert judged() == []
     assert (
-        judged(slurm_parameters={}, slurm_containers_oci=False, slurm_containers_slurm_release="22.05") == []
+        judged(slurm_parameters={}, slurm_containers_oci=False, slurm_version="22.05") == []
     )
 
 
 @pytest.mark.parametrize(
     ("values", "variable", "said"),
     [
-        ({"slurm_containers_slurm_release": "22.05"}, "slurm_containers_oci", "Slurm 22.05"),
+        ({"slurm_version": "22.05"}, "slurm_containers_oci", "Slurm 22.05"),
         (
             {"slurm_containers_mpi": "sharens", "apptainer_version": "1.2.5"},
             "slurm_containers_mpi",

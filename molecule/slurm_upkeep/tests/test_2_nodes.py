@@ -1,7 +1,6 @@
 """Module slurm_node on a real Slurm: whole hostlists, deadlines, and nobody else's drain."""
 
 import json
-import re
 
 import pytest
 from conftest import REASON
@@ -10,14 +9,13 @@ OURS = "rack work: ticket 42"
 
 
 @pytest.fixture
-def nodes(playbook):
+def nodes(node, playbook):
     """Run the module on both nodes; return its result, and whether it failed."""
 
     def run(state, *options, **more):
         result = playbook("nodes.yml", *options, module={"nodes": "c[1-2]", "state": state, **more})
-        said = re.search(r"RESULT (\{.*\}) END", result.output.replace('\\"', '"'))
-        assert said, result.output
-        return json.loads(said[1])
+        assert result.code == 0, result.output
+        return json.loads(node("ctl1").file("/run/asked.json").content)
 
     return run
 
