@@ -27,9 +27,7 @@ def judged(**values):
 
 def test_what_agrees_is_good():
     assert judged() == []
-    assert (
-        judged(slurm_parameters={}, slurm_containers_oci=False, slurm_version="22.05") == []
-    )
+    assert judged(slurm_parameters={}, slurm_containers_oci=False, slurm_version="22.05") == []
 
 
 @pytest.mark.parametrize(
