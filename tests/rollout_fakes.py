@@ -51,6 +51,8 @@ class FakeCluster:
     :param hook: called at each point at which a controller may die, with the point's name.
     """
 
+    longest = 200
+
     def __init__(self, nodes: Mapping[str, FakeNode], file: Path | None = None) -> None:
         self.nodes = dict(nodes)
         self.file = file
@@ -141,7 +143,10 @@ class FakeCluster:
 
         self._many("resume", nodes, act)
 
-    def reboot(self, nodes: Collection[str], reason: str, plan: Plan) -> None:
+    def no_reboot(self) -> str:
+        return ""
+
+    def reboot(self, nodes: Collection[str], plan: Plan) -> None:
         def act(node: FakeNode) -> None:
             if node.held and plan.owns(node.reason):
                 if node.jobs:

@@ -21,9 +21,9 @@ from fleet.errors import FleetError
 from fleet.hostlist import choose
 from fleet.paths import PROJECT
 from fleet.rollout import budget, controller, view
-from fleet.rollout.journal import Journal, folder, is_locked
+from fleet.rollout.journal import Journal, folder
 from fleet.rollout.model import OUTCOMES, Plan, Settings, fold
-from fleet.rollout.planner import SPACE, Planner, Wish, compute_nodes, later
+from fleet.rollout.planner import SPACE, Planner, Wish, compute_nodes, examine, later
 from fleet.rollout.site import SCHEDULERS, Site
 from fleet.rollout.state import Stage, State
 from fleet.rollout.window import Window
@@ -268,6 +268,8 @@ def _planned(wish: Wish, site: Site, kind: str, host: str, state: Path | None, *
         with controller.locked(journal):
             _check_ended(journal)
     scheduler = site.scheduler(kind, host, state)
+    if wish.reboot and (why := scheduler.no_reboot()):
+        raise FleetError(f"--reboot: {why}", "leave --reboot out, or let slurm.conf have RebootProgram")
     return Planner(site, controller.console()).plan(
         wish, {"kind": kind, "host": host}, scheduler.look(), scheduler.ends()
     )
@@ -310,17 +312,33 @@ def plan(save: Path | None, as_json: bool, **given: Any) -> None:
 def start(file: Path | None, yes: bool, **given: Any) -> None:
     """Make a plan, ask, and carry it out; a second time there is nothing to do."""
     if file:
-        if given["version"] or given["tags"] or given["nodes"]:
-            raise click.UsageError("--plan has all of this: leave --to, --tags and --nodes out.")
-        try:
-            made = Plan.loads(file.read_text())
-        except (ValueError, TypeError, KeyError, OSError) as error:
-            raise FleetError(
-                f"{file}: is no plan: {error}", "write one with `fleet rollout plan --save`"
-            ) from error
+        _refuse_more()
+        made = _read_plan(file)
     else:
         made = _make_plan(given, _kind(given), begin=True)
     _begin(made, given["state"], yes=yes)
+
+
+def _refuse_more() -> None:
+    """Refuse options that a saved plan makes meaningless, instead of leaving them unheeded."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        kept = option.name in ("file", "yes", "state")
+        if source is click.core.ParameterSource.COMMANDLINE and not kept:
+            raise click.UsageError(f"--plan has all of this: leave {option.opts[-1]} out.")
+
+
+def _read_plan(file: Path) -> Plan:
+    try:
+        made = Plan.loads(file.read_text())
+        site = Site.of([Path(path) for path in made.inventories])
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise FleetError(
+            f"{file}: is no plan: {error!r}", "write one with `fleet rollout plan --save`"
+        ) from error
+    examine(made, site)
+    return made
 
 
 def _check_ended(journal: Journal) -> None:
@@ -379,10 +397,11 @@ def _open(sources: tuple[Path, ...], state: Path | None) -> Journal:
 def status(rollout_id: str | None, sources: tuple[Path, ...], state: Path | None, as_json: bool) -> None:
     """Show where a rollout is, the last one if none is named; exit as it ended, 4 while it has not."""
     journal = _open(sources, state)
-    made = journal.plan(rollout_id)
+    at_work = journal.at_work()
+    made = journal.plan(rollout_id or at_work or None)
     entries = journal.entries(made.id)
     now = State.of(made, entries)
-    running = is_locked(journal.home) and journal.plan().id == made.id
+    running = at_work == made.id
     if as_json:
         click.echo(json.dumps(view.as_dict(made, now, entries, running=running), indent=1))
     else:
@@ -438,11 +457,12 @@ def abort(rollout_id: str | None, sources: tuple[Path, ...], state: Path | None)
 
 def _ask(what: str, journal: Journal, rollout_id: str | None) -> bool:
     """Ask the controller that is at work; False if none is."""
-    made = journal.plan(rollout_id)
+    at_work = journal.at_work()
+    made = journal.plan(rollout_id or at_work or None)
     now = State.of(made, journal.entries(made.id))
     if now.outcome in ("complete", "incomplete", "aborted"):
         raise FleetError(f"rollout {made.id} has ended: {now.outcome}", "fleet rollout history")
-    if is_locked(journal.home):
+    if at_work == made.id:
         journal.write(made.id, "request", what=what, by=getpass.getuser())
         click.echo(f"rollout {made.id}: asked to {what}; fleet rollout status shows how it goes")
         return True
@@ -500,12 +520,12 @@ def rollback(rollout_id: str | None, sources: tuple[Path, ...], state: Path | No
 def history(sources: tuple[Path, ...], state: Path | None, as_json: bool) -> None:
     """List the rollouts of a cluster, the last one first."""
     journal = _open(sources, state)
-    running = is_locked(journal.home)
+    at_work = journal.at_work()
     rows = []
-    for number, made in enumerate(journal.rollouts()):
+    for made in journal.rollouts():
         entries = journal.entries(made.id)
         now = State.of(made, entries)
-        rows.append(view.as_dict(made, now, entries, running=running and number == 0))
+        rows.append(view.as_dict(made, now, entries, running=at_work == made.id))
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

@@ -16,7 +16,7 @@ from rich.live import Live
 from fleet.errors import FleetError
 from fleet.rollout import report, view
 from fleet.rollout.driver import Driver
-from fleet.rollout.journal import Entry, Journal, JournalError, Lock, is_locked
+from fleet.rollout.journal import Entry, Journal, JournalError, Lock
 from fleet.rollout.model import OUTCOMES, Plan
 from fleet.rollout.site import Site
 from fleet.rollout.state import State
@@ -48,7 +48,7 @@ def locked(journal: Journal) -> Iterator[None]:
 
 def unfinished(journal: Journal) -> Plan | None:
     """The rollout of this cluster that has not ended, or can be gone on with, if there is one."""
-    for plan in journal.rollouts()[:1]:
+    for plan in journal.rollouts():
         state = State.of(plan, journal.entries(plan.id))
         if state.outcome not in ("complete", "incomplete", "aborted"):
             return plan
@@ -84,8 +84,14 @@ def drive(plan: Plan, journal: Journal, console: Console, command: str, *, ask: 
     """Work on a rollout until there is an outcome; the caller has the lock.
 
     :param ask: ``abort`` to bring it to an end at once.
-    :returns: the exit status.
+    :returns: the exit status. Raises FleetError where nothing may be done.
     """
+    if original := journal.original(plan.id):
+        # Two controllers with a journal each would work against each other.
+        raise FleetError(
+            f"{journal.file}: is a copy of {original}, with which rollout {plan.id} was worked on last",
+            f"go on there (--state {original.parents[1]}), or move that file away",
+        )
     site = Site.of([Path(path) for path in plan.inventories], check=ask != "abort")
     base = journal.home.parent
     scheduler = site.scheduler(plan.scheduler["kind"], plan.scheduler.get("host", ""), base)
@@ -100,6 +106,10 @@ def drive(plan: Plan, journal: Journal, console: Console, command: str, *, ask: 
     except JournalError as error:
         click.secho(f"fleet: {error}", fg="red", err=True)
         return INTERRUPTED
+    except OSError as error:
+        click.secho(f"fleet: {error}", fg="red", err=True)
+        click.secho("  mend: make room there; then `fleet rollout resume` goes on", fg="red", err=True)
+        return INTERRUPTED
     except KeyboardInterrupt:
         click.secho(
             "fleet: interrupted; `fleet rollout resume` goes on where this was", fg="yellow", err=True
@@ -107,8 +117,11 @@ def drive(plan: Plan, journal: Journal, console: Console, command: str, *, ask: 
         return INTERRUPTED
     if not screen.live:
         console.print(view.picture(plan, driver.state, journal.entries(plan.id), "", running=False))
-    page = write_report(plan, journal)
-    console.print(f"report: {page}", markup=False, soft_wrap=True)
+    try:
+        page = write_report(plan, journal)
+        console.print(f"report: {page}", markup=False, soft_wrap=True)
+    except FleetError as error:
+        click.secho(f"fleet: {error}", fg="yellow", err=True)
     return OUTCOMES[outcome]
 
 
@@ -137,11 +150,11 @@ def write_report(plan: Plan, journal: Journal, file: Path | None = None) -> Path
     entries = journal.entries(plan.id)
     state = State.of(plan, entries)
     page = file or journal.home / plan.id / "report.html"
-    running = is_locked(journal.home)
+    running = journal.at_work() == plan.id
     text = report.render(plan, state, entries, view.status_of(state, running=running))
     try:
         page.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        atomic_file.replace(str(page), text.encode(), mode=0o600)
+        atomic_file.replace(str(page), text.encode(), mode=page.parent.stat().st_mode & 0o660)
     except OSError as error:
         raise FleetError(f"{page}: {error.strerror}", "give --output a file that can be written") from error
     return page

@@ -21,7 +21,6 @@ from fleet.rollout.state import UNDER_WAY, State
 
 #: Between two looks at the scheduler, also where there is something to do at once.
 SHORTEST = 1.0
-_REASON = 200  # characters; schedulers cut longer ones, or show them badly
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,8 @@ class Driver:
 
     def take_over(self, command: str) -> None:
         """Be the one who works on it from now on; what stopped the one before is over."""
-        self._write("run", pid=os.getpid(), host=socket.gethostname(), command=command)
+        where = {"host": socket.gethostname(), "file": str(self.journal.file.resolve())}
+        self._write("run", pid=os.getpid(), command=command, **where)
 
     def round(self) -> str:
         """Look, decide, do; return the outcome, empty while there is none."""
@@ -153,7 +153,7 @@ class Driver:
         match act.kind:
             case "drain":
                 self._write("drain?", nodes, **data)
-                self.scheduler.drain(nodes, data["reason"], self.plan)
+                self.scheduler.drain(nodes, self._reason(data["reason"]), self.plan)
                 self._write("drain", nodes)
             case "resume" | "giveback":
                 self._write(f"{act.kind}?", nodes, **data)
@@ -161,12 +161,12 @@ class Driver:
                 self._write(act.kind, nodes)
             case "fail":
                 self._write("fail?", nodes, **data)
-                self.scheduler.drain(nodes, self._reason(data["why"], data["log"]), self.plan)
+                self.scheduler.drain(nodes, self._reason(f"failed: {data['why']}", data["log"]), self.plan)
                 self._write("failed", nodes)
             case "reboot":
                 booted = {name: seen[name].booted for name in nodes if name in seen}
                 self._write("step?", nodes, booted=booted, **data)
-                self.scheduler.reboot(nodes, f"{self.plan.tag} reboot", self.plan)
+                self.scheduler.reboot(nodes, self.plan)
                 self._write("reboot", nodes)
             case "step":
                 self._step(nodes, data["step"])
@@ -229,11 +229,9 @@ class Driver:
         except SchedulerError:
             return {}
 
-    def _reason(self, why: str, log: str) -> str:
-        what = f"{self.plan.tag} failed: {why}"
-        place = f" ({log})" if log else ""
-        text = what[: _REASON - len(place)] + place
-        return re.sub(r"[^ -~]+", " ", text)
+    def _reason(self, text: str, log: str = "") -> str:
+        plain = re.sub(r"[^ -~]+", " ", text)
+        return self.plan.reason(plain, self.scheduler.longest, f" ({log})" if log else "")
 
     def _catch_up(self) -> None:
         """Take in what others wrote: requests to pause or to abort."""

@@ -183,7 +183,7 @@ class _Round:
         elif not seen.up and not mine and not node.touched and self.plan.kind != "provision":
             self.note("left", name, why="down, or does not answer the scheduler")
         elif self.budget.take(seen):
-            self.act("drain", name, reason=f"{self.plan.tag} {self.plan.title}")
+            self.act("drain", name, reason=self.plan.title)
         else:
             self.wait(f"for the budget of partition {', '.join(self.budget.full(seen.partitions))}", name)
 

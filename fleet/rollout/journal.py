@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import sqlite3
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -75,10 +76,12 @@ class Journal:
         self.home = home
         self.file = home / "journal.sqlite"
         try:
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(home)
+            # SQLite itself would never let a group write.
+            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660))
         except OSError as error:
             raise JournalError(
-                f"{error.filename}: {error.strerror}", "give --state a folder to write to"
+                f"{error.filename}: {error.strerror}", "give --state a folder that you can write to"
             ) from error
         with self._errors():
             try:
@@ -139,6 +142,27 @@ class Journal:
             for seq, at, kind, nodes, data in rows
         ]
 
+    def at_work(self) -> str:
+        """The rollout that a controller is at work on, empty if none is."""
+        if not is_locked(self.home):
+            return ""
+        with self._errors():
+            row = self._db.execute(
+                "SELECT rollout FROM entry WHERE kind = 'run' ORDER BY seq DESC LIMIT 1"
+            ).fetchone()
+        return str(row[0]) if row else ""
+
+    def original(self, rollout: str) -> Path | None:
+        """The journal on this machine with which it was worked on last, if this one is a copy of that."""
+        runs = [entry.data for entry in self.entries(rollout) if entry.kind == "run"]
+        if not runs or runs[-1].get("host") != socket.gethostname():
+            return None
+        file = Path(str(runs[-1].get("file") or self.file))
+        try:
+            return None if file.samefile(self.file) else file
+        except OSError:  # it is not there any more: this was moved, or comes from a backup
+            return None
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._errors():
@@ -162,6 +186,16 @@ class Journal:
             ) from error
 
 
+def _make(home: Path) -> None:
+    """Make the folder of a cluster; whoever may write beside it, the group included, may write in it."""
+    home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if home.parent.stat().st_mode & stat.S_IWGRP:
+        os.umask(0o007)
+        home.mkdir(mode=0o770, exist_ok=True)
+    else:
+        home.mkdir(mode=0o700, exist_ok=True)
+
+
 class Lock:
     """One controller at a time: a lock on a file that ends with the process that has it, however that
     ends.
@@ -173,7 +207,7 @@ class Lock:
 
     def take(self) -> bool:
         """Take it; False if somebody has it."""
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         for pause in (0.1, 0.3, 0.6, None):  # `status` may be asking whether it is taken
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

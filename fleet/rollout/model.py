@@ -9,14 +9,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fleet import hostlist
+from module_utils import slurm_nodes
 
 #: How a rollout ends, and the exit status of the command that says so.
 OUTCOMES: Mapping[str, int] = {"complete": 0, "incomplete": 3, "stopped": 3, "aborted": 3, "paused": 4}
+# Characters that a Reason keeps for its text beside the path of a log.
+_TEXT = 40
 
 
 def fold(nodes: Iterable[str]) -> str:
     """Node names as people write many of them: ``c1``, ``c2`` → ``c[1-2]``; ``-`` for none."""
     return hostlist.fold(nodes) or "-"
+
+
+def is_of(reason: str, tags: Iterable[str]) -> bool:
+    """Whether a rollout with one of these tags has written this Reason, and nobody has changed it since."""
+    found = slurm_nodes.without_slurms_own(reason)
+    return any(slurm_nodes.is_sealed(tag, found) for tag in tags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +132,7 @@ class Plan:
     @property
     def tag(self) -> str:
         """What each Reason of this rollout begins with."""
-        return f"fleet {self.id}:"
+        return f"fleet {self.id}"
 
     @property
     def title(self) -> str:
@@ -132,9 +141,19 @@ class Plan:
             return f"apptainer {self.version}"
         return self.kind if self.kind == "provision" else f"change {','.join(self.steps[0].tags) or 'all'}"
 
+    def reason(self, text: str, length: int, tail: str = "") -> str:
+        """What nodes are held for, in *length* characters; *tail* is kept whole if the text keeps room, too.
+
+        It names the rollout, and :meth:`owns` knows it again only as it is: what somebody changes or adds
+        makes the drain theirs.
+        """
+        room = length - len(slurm_nodes.sealed(self.tag, "?")) + 1
+        kept = tail if room - len(tail) >= _TEXT else ""
+        return slurm_nodes.sealed(self.tag, text[: room - len(kept)] + kept, length)
+
     def owns(self, reason: str) -> bool:
         """Whether a node with this Reason was drained by this rollout, or by one that it continues."""
-        return reason.startswith((self.tag, *self.adopts))
+        return is_of(reason, (self.tag, *self.adopts))
 
     def dumps(self) -> str:
         """The plan as JSON, the same text for the same plan."""

@@ -22,6 +22,8 @@ class NodeList:
     :param partitions: group of the inventory → its nodes; budgets are by these.
     """
 
+    longest = 200
+
     def __init__(self, file: Path, partitions: Mapping[str, Collection[str]]) -> None:
         self._file = file
         self._groups: dict[str, set[str]] = {}
@@ -38,7 +40,9 @@ class NodeList:
 
     def _save(self, held: Mapping[str, str]) -> None:
         try:
-            atomic_file.replace(str(self._file), json.dumps(held, indent=1).encode(), mode=0o600)
+            # As the folder is: for one person, or for a group.
+            mode = self._file.parent.stat().st_mode & 0o660
+            atomic_file.replace(str(self._file), json.dumps(held, indent=1).encode(), mode=mode)
         except OSError as error:
             raise SchedulerError(f"{self._file}: {error}") from error
 
@@ -58,8 +62,11 @@ class NodeList:
         held = self._held()
         self._save({n: why for n, why in held.items() if n not in nodes or not plan.owns(why)})
 
-    def reboot(self, nodes: Collection[str], reason: str, plan: Plan) -> None:
-        raise SchedulerError("without a scheduler nobody reboots nodes: leave --reboot out")
+    def reboot(self, nodes: Collection[str], plan: Plan) -> None:
+        raise SchedulerError(self.no_reboot())
+
+    def no_reboot(self) -> str:
+        return "without a scheduler nobody reboots nodes"
 
     def ends(self) -> Mapping[str, float]:
         return {}

@@ -1,7 +1,6 @@
 """OpenPBS and Torque: nodes are set offline with a comment or a note, which names the rollout.
 
-Written by their manuals and tested on what their commands print; never run against a real server. A comment
-of OpenPBS has at most 80 characters, so that of a failed node may be cut.
+Written by their manuals and tested on what their commands print; never run against a real server.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from fleet.rollout.scheduler import SchedulerError
 _DOWN = frozenset(
     ("down", "unknown", "state-unknown", "stale", "initializing", "unresolvable", "provisioning", "sleep")
 )
-_COMMENT = 80
 
 
 def parse_openpbs(text: str) -> dict[str, Seen]:
@@ -76,6 +74,9 @@ class Pbs:
     :param run: runs its commands as a user that may set nodes offline.
     """
 
+    # A comment of OpenPBS has at most 80 characters, so that of a failed node may not have its log.
+    longest = 80
+
     def __init__(self, run: Run, *, torque: bool = False) -> None:
         self._run, self._torque = run, torque
 
@@ -94,7 +95,7 @@ class Pbs:
         seen = self.look()
         names = [n for n in nodes if n in seen and (not seen[n].held or plan.owns(seen[n].reason))]
         if names:
-            text = ["-N", reason] if self._torque else ["-C", reason[:_COMMENT]]
+            text = ["-N", reason] if self._torque else ["-C", reason]
             self._do(["pbsnodes", "-o", *text, *names])
 
     def resume(self, nodes: Collection[str], plan: Plan) -> None:
@@ -106,8 +107,11 @@ class Pbs:
                 ["pbsnodes", "-c", "-N", "", *names] if self._torque else ["pbsnodes", "-r", "-C", "", *names]
             )
 
-    def reboot(self, nodes: Collection[str], reason: str, plan: Plan) -> None:
-        raise SchedulerError("PBS reboots no nodes: leave --reboot out")
+    def reboot(self, nodes: Collection[str], plan: Plan) -> None:
+        raise SchedulerError(self.no_reboot())
+
+    def no_reboot(self) -> str:
+        return "PBS reboots no nodes"
 
     def ends(self) -> Mapping[str, float]:
         """Not asked for: the order is then that of the plan, nodes without jobs first."""

@@ -4,7 +4,10 @@ all.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import dataclasses
+import math
+import re
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,14 +17,17 @@ from rich.console import Console
 from fleet.errors import FleetError
 from fleet.paths import PROJECT
 from fleet.playbook import run_playbook
-from fleet.rollout.budget import limit
-from fleet.rollout.model import Plan, Seen, Settings, Step, fold
-from fleet.rollout.site import COMPUTE, Site
+from fleet.rollout import budget
+from fleet.rollout.model import Plan, Seen, Settings, Step, fold, is_of
+from fleet.rollout.site import COMPUTE, SCHEDULERS, Site
 from fleet.rollout.steps import VERIFY
+from fleet.rollout.window import Window
 from module_utils import apptainer_version
 
 VERIFY_STEP = Step("verify", VERIFY)
 REBOOT_STEP = Step("reboot")
+KINDS = ("upgrade", "change", "provision")
+_TAG = re.compile(r"fleet r[0-9a-f-]+")
 #: MiB that have to be free where packages go.
 SPACE = 300
 
@@ -99,7 +105,9 @@ def _most(settings: Settings, seen: Mapping[str, Seen], nodes: Collection[str]) 
             size[partition] += 1
     wanted = {p for name in nodes if name in seen for p in seen[name].partitions}
     limits = settings.unavailable
-    return max(1, sum(limit(limits.get(p, limits.get("*", "10%")), size[p]) for p in wanted) or len(nodes))
+    return max(
+        1, sum(budget.limit(limits.get(p, limits.get("*", "10%")), size[p]) for p in wanted) or len(nodes)
+    )
 
 
 class Planner:
@@ -167,7 +175,7 @@ class Planner:
         version = apptainer_version.parse(wish.version) if wish.version else None
         for name in wish.nodes:
             node = seen.get(name)
-            ours = bool(node and node.held and node.reason.startswith(wish.adopts or ("\0",)))
+            ours = bool(node and node.held and is_of(node.reason, wish.adopts))
             has = str(survey.get(name, {}).get("version", ""))
             if version and wish.kind == "upgrade" and has and version.matches(has) and not ours:
                 yield name, f"has {has} already"
@@ -213,6 +221,56 @@ class Planner:
                 + ("\n".join(result.failures) or result.output[-2000:]),
                 "nothing was changed; mend this first",
             )
+
+
+def examine(plan: Plan, site: Site) -> None:
+    """Refuse a plan that this program would not have made: a saved one may be old, or edited by hand.
+
+    Raises FleetError that says what is wrong.
+    """
+    try:
+        wrong = list(_wrong(plan, site))
+    except (TypeError, ValueError, AttributeError) as error:
+        wrong = [str(error)]
+    if wrong:
+        raise FleetError("the plan can't be carried out:\n" + "\n".join(wrong), "make a new one")
+
+
+def _wrong(plan: Plan, site: Site) -> Iterator[str]:
+    if plan.cluster != site.cluster():
+        yield f"it is for cluster {plan.cluster}, the inventory has {site.cluster()}"
+    if plan.kind not in KINDS or bool(plan.version) != (plan.kind == "upgrade"):
+        yield f"there is no {plan.kind!r} to version {plan.version!r}"
+    tags = plan.steps[0].tags if plan.steps else ()
+    possible = (Wish(plan.kind, (), plan.version, tags, reboot=reboot) for reboot in (False, True))
+    if plan.steps not in [wish.steps() for wish in possible]:
+        yield f"its steps are none of a {plan.kind}"
+    if twice := [name for name, number in Counter(plan.nodes).items() if number > 1]:
+        yield f"it has {fold(twice)} twice"
+    if strangers := set(plan.nodes) - set(site.hosts):
+        yield f"the inventory has no {fold(strangers)}"
+    yield from _wrong_settings(plan.settings)
+    if foreign := [tag for tag in plan.adopts if not _TAG.fullmatch(tag)]:
+        yield f"adopts: {foreign} are no rollouts"
+    if plan.scheduler.get("kind") not in SCHEDULERS[1:]:
+        yield f"there is no scheduler {plan.scheduler.get('kind')!r}"
+    site.scheduler_host(plan.scheduler.get("host"))
+    if plan.version:
+        apptainer_version.parse(plan.version)
+        yield from site.judge([name for name, *_ in plan.classes.values()], plan.version)
+
+
+def _wrong_settings(settings: Settings) -> Iterator[str]:
+    values = dataclasses.asdict(settings)
+    for value in values.pop("unavailable").values():
+        budget.check(value)
+    for text in values.pop("windows"):
+        Window(text)
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            yield f"{name} is no number: {value!r}"
+    if settings.poll < 1:
+        yield "poll is less than a second"
 
 
 def later(plan: Plan, site: Site) -> str:

@@ -18,7 +18,11 @@ class Scheduler(Protocol):
 
     Calls may be repeated: each brings nodes to a state and does nothing to those that have it. A node whose
     Reason is not the plan's is never touched. All raise :class:`SchedulerError`.
+
+    *longest* is how many characters a Reason may have.
     """
+
+    longest: int
 
     def look(self) -> Mapping[str, Seen]:
         """All nodes of the cluster that it knows, those outside the rollout included."""
@@ -32,8 +36,12 @@ class Scheduler(Protocol):
         """Let nodes take jobs again, if the plan's Reason is what holds them."""
         ...
 
-    def reboot(self, nodes: Collection[str], reason: str, plan: Plan) -> None:
+    def reboot(self, nodes: Collection[str], plan: Plan) -> None:
         """Boot nodes anew that this plan holds; they stay held."""
+        ...
+
+    def no_reboot(self) -> str:
+        """Why it can't boot nodes anew; empty if it can."""
         ...
 
     def ends(self) -> Mapping[str, float]:

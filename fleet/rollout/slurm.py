@@ -26,6 +26,8 @@ class Slurm:
     :param hosts: all hosts of the inventory; each is a node by the name that ``hostname -s`` prints there.
     """
 
+    longest = slurm_nodes.REASON_LENGTH
+
     def __init__(self, run: Run, hosts: Collection[str], user: str = "root") -> None:
         self._run = Paced(run)
         self._nodes = slurm_nodes.SlurmNodes(self._run, user)
@@ -47,21 +49,32 @@ class Slurm:
         with _errors():
             known = self._known(nodes)
             ours = _by_reason(known, plan)
-            for present, names in ours.items():
+            for (present, user), names in ours.items():
                 if present != reason:
-                    self._nodes.change_reason(names, present, reason)
+                    self._as(user).change_reason(names, present, reason)
             fresh = [name for name in known if not any(name in names for names in ours.values())]
             self._nodes.drain(fresh, reason, also_down=plan.kind == "provision")
 
     def resume(self, nodes: Collection[str], plan: Plan) -> None:
         with _errors():
-            for reason, names in _by_reason(self._known(nodes), plan).items():
-                self._nodes.resume(names, reason)
+            for (reason, user), names in _by_reason(self._known(nodes), plan).items():
+                self._as(user).resume(names, reason)
 
-    def reboot(self, nodes: Collection[str], reason: str, plan: Plan) -> None:
+    def reboot(self, nodes: Collection[str], plan: Plan) -> None:
         with _errors():
-            for present, names in _by_reason(self._known(nodes), plan).items():
-                self._nodes.reboot(names, present)
+            for (reason, user), names in _by_reason(self._known(nodes), plan).items():
+                self._as(user).reboot(names, reason)
+
+    def no_reboot(self) -> str:
+        code, out, err = self._run(["scontrol", "show", "config"])
+        if code:
+            raise SchedulerError(f"scontrol show config: {err.strip() or code}")
+        found = re.search(r"^RebootProgram\s*=\s*(.*)$", out, re.MULTILINE)
+        return "" if found and found[1] not in ("", "(null)") else "slurm.conf has no RebootProgram"
+
+    def _as(self, user: str) -> slurm_nodes.SlurmNodes:
+        """Nodes that *user* has drained: the plan's Reason says whose they are, whoever carried it out."""
+        return slurm_nodes.SlurmNodes(self._run, user)
 
     def ends(self) -> Mapping[str, float]:
         code, out, err = self._run(_SQUEUE)
@@ -80,12 +93,12 @@ class Slurm:
         return {name: node for name, node in self._last.items() if name in names}
 
 
-def _by_reason(known: Mapping[str, slurm_nodes.Node], plan: Plan) -> Mapping[str, list[str]]:
-    """Those that the plan holds, by the Reason they have: as a rule there is one."""
-    reasons: dict[str, list[str]] = defaultdict(list)
+def _by_reason(known: Mapping[str, slurm_nodes.Node], plan: Plan) -> Mapping[tuple[str, str], list[str]]:
+    """Those that the plan holds, by the Reason they have and who has set it: as a rule there is one."""
+    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, node in known.items():
         if node.drain and plan.owns(node.reason):
-            reasons[slurm_nodes.without_slurms_own(node.reason)].append(name)
+            reasons[slurm_nodes.without_slurms_own(node.reason), node.user].append(name)
     return reasons
 
 

@@ -106,6 +106,13 @@ class Rollout(RuleBasedStateMachine):
         self.foreign[name] = why
 
     @rule(name=node)
+    def administrator_adds_to_a_reason(self, name):
+        found = self.cluster.nodes[name]
+        if found.held:
+            found.reason, found.by = f"{found.reason} and the fan", "jdoe"
+            self.foreign[name] = found.reason
+
+    @rule(name=node)
     def administrator_resumes(self, name):
         self.cluster.nodes[name].held, self.cluster.nodes[name].reason = False, ""
         self.foreign.pop(name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from fleet.playbook import PlaybookResult
 from fleet.rollout import cli, controller, planner
 from fleet.rollout.driver import Result
 from fleet.rollout.journal import Journal, Lock, is_locked
-from fleet.rollout.model import Seen, Settings, Step
+from fleet.rollout.model import Plan, Seen, Settings, Step
+from fleet.rollout.nodelist import NodeList
 from fleet.rollout.planner import Planner, Wish
 from fleet.rollout.site import Site
 
@@ -95,7 +97,9 @@ def rollout(inventory, tmp_path, monkeypatch):
     monkeypatch.setattr(Playbooks, "calls", [])
 
     def run(*arguments, said=None):
-        where = ["-i", str(inventory), "--state", str(tmp_path / "state")]
+        where = ["--state", str(tmp_path / "state")]
+        if "--plan" not in arguments:
+            where += ["-i", str(inventory)]
         result = CliRunner().invoke(cli.rollout, [*arguments, *where], input=said)
         if isinstance(result.exception, FleetError):
             return 1, f"{result.output}{result.exception}"
@@ -336,3 +340,162 @@ def test_steps_of_a_plan_are_playbooks_of_the_project():
     for kind in ("upgrade", "change", "provision"):
         for step in Wish(kind, (), "1.4.6", reboot=True).steps():
             assert step == Step("reboot") or (PROJECT / "playbooks" / step.playbook).is_file()
+
+
+# --- plans that were edited, journals that were copied ------------------------------------------------------
+
+
+@pytest.fixture
+def edited(make, inventory, tmp_path, rollout):
+    """Save a plan, change it, and try to begin with it."""
+    made = make(settings=Settings(unavailable={"*": "100%"}, gather=0, poll=1))
+
+    def begin(change=lambda _: None, *options):
+        data = json.loads(made.dumps())
+        change(data)
+        file = tmp_path / "plan.json"
+        file.write_text(json.dumps(data))
+        return rollout("start", "--plan", str(file), "--yes", *options)
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """A plan that is right, and its site."""
+    folder = tmp_path_factory.mktemp("inventory")
+    (folder / "hosts.yml").write_text(HOSTS)
+    made = make_plan(
+        ["n1", "n2", "n3"],
+        cluster="tiny",
+        steps=Wish("upgrade", (), "1.4.6").steps(),
+        version="1.4.6",
+        inventories=(str(folder),),
+    )
+    site = Site.of([folder])
+    planner.examine(made, site)
+    return made, site
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda plan: plan.update(adopts=[""]), "adopts"),
+        (lambda plan: plan.update(adopts=["fleet "]), "adopts"),
+        (lambda plan: plan["batches"][0].append("n9"), "the inventory has no n9"),
+        (lambda plan: plan["batches"][0].append("n1"), "n1 twice"),
+        (lambda plan: plan["steps"].pop(), "its steps are none of a upgrade"),
+        (lambda plan: plan["steps"][0].update(playbook="../evil.yml"), "its steps are none"),
+        (lambda plan: plan["settings"].update(failures="many"), "failures is no number"),
+        (lambda plan: plan["settings"].update(poll=0), "less than a second"),
+        (lambda plan: plan["settings"].update(unavailable={"*": "0"}), "neither a number"),
+        (lambda plan: plan["settings"].update(windows=["always"]), "no window"),
+        (lambda plan: plan.update(version="1.4.4"), "CVE-2025-65105"),
+        (lambda plan: plan.update(version=""), "there is no 'upgrade'"),
+        (lambda plan: plan.update(cluster="other"), "for cluster other"),
+        (lambda plan: plan.update(scheduler={"kind": "lsf"}), "no scheduler 'lsf'"),
+        (lambda plan: plan.update(canary=[["n1"]]), "can't be carried out"),
+    ],
+)
+def test_a_plan_that_was_edited_into_nonsense_is_refused(example, change, said):
+    made, site = example
+    data = json.loads(made.dumps())
+    change(data)
+    with pytest.raises(FleetError, match="can't be carried out") as refused:
+        planner.examine(Plan.loads(json.dumps(data)), site)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: plan.update(more=1),
+        lambda plan: plan.pop("settings"),
+        lambda plan: plan.update(inventories=7),
+        lambda plan: plan.update(adopts=["fleet "]),
+    ],
+)
+def test_what_is_no_plan_is_refused_before_anything(edited, change):
+    code, output = edited(change)
+    assert code == 1 and "plan" in output, output
+    assert not Playbooks.calls
+
+
+def test_a_plan_may_be_edited_into_sense(edited):
+    code, said = edited(lambda plan: plan["settings"].update(failures=3))
+    assert code == 0, said
+
+
+@pytest.mark.parametrize("option", [("--to", "1.4.6"), ("--max-failures", "1"), ("--reboot",)])
+def test_options_that_a_saved_plan_makes_meaningless_are_refused(edited, option):
+    code, said = edited(lambda _: None, *option)
+    assert code == 2 and f"leave {option[0]} out" in said
+
+
+def test_a_copy_of_a_journal_is_not_gone_on_with_while_the_original_is_there(rollout, inventory, tmp_path):
+    Playbooks.bad = {"n1": "apply"}
+    assert rollout("start", "--to", "1.4.6", "--yes")[0] == 3
+    copied, where = tmp_path / "copy/tiny", ["-i", str(inventory), "--state", str(tmp_path / "copy")]
+    shutil.copytree(rollout.home, copied)
+    result = CliRunner().invoke(cli.rollout, ["resume", *where])
+    assert isinstance(result.exception, FleetError) and f"copy of {rollout.home}" in str(result.exception)
+    # One that was moved is gone on with.
+    shutil.rmtree(rollout.home)
+    Playbooks.bad = {}
+    assert CliRunner().invoke(cli.rollout, ["resume", "--retry", *where]).exit_code == 0
+
+
+def test_an_old_rollout_that_is_tried_again_and_dies_has_not_ended(rollout):
+    Playbooks.bad = {"n3": "verify"}
+    rollout("start", "--to", "1.4.6", "--yes")
+    Playbooks.bad = {}
+    rollout("start", "--to", "1.4.6", "--yes")
+    journal = Journal(rollout.home)
+    _, old = (plan.id for plan in journal.rollouts())
+    journal.write(old, "run", pid=1, host="x", command="resume")
+    assert controller.unfinished(journal).id == old
+    with controller.locked(journal):
+        assert journal.at_work() == old
+    assert journal.at_work() == ""
+    journal.close()
+
+
+def test_a_disk_that_is_full_for_what_plays_say_ends_it_with_four(rollout, monkeypatch):
+    def run(*_):
+        raise OSError(28, "No space left on device", "stdout")
+
+    monkeypatch.setattr(Playbooks, "run", run)
+    code, said = rollout("start", "--to", "1.4.6", "--yes")
+    assert code == 4 and "No space left" in said and "resume" in said
+
+
+def test_without_room_for_its_page_a_rollout_is_complete_all_the_same(rollout, monkeypatch):
+    def write(*_):
+        raise FleetError("page: No space left on device")
+
+    monkeypatch.setattr(controller, "write_report", write)
+    code, said = rollout("start", "--to", "1.4.6", "--yes")
+    assert code == 0 and "No space left" in said
+
+
+def test_a_reboot_that_no_scheduler_makes_is_refused_before_nodes_are_asked(inventory, tmp_path):
+    options = ["--to", "1.4.6", "--reboot", "-i", str(inventory), "--state", str(tmp_path / "s")]
+    result = CliRunner().invoke(cli.rollout, ["plan", *options])
+    assert isinstance(result.exception, FleetError) and "nobody reboots nodes" in str(result.exception)
+
+
+@pytest.mark.parametrize(("mode", "wanted"), [(0o2770, 0o660), (0o700, 0o600)])
+def test_a_folder_of_a_group_has_files_for_the_group(tmp_path, mode, wanted):
+    base, before = tmp_path / "state", os.umask(0o077)
+    try:
+        base.mkdir()
+        base.chmod(mode)
+        home = base / "tiny"
+        Journal(home).close()
+        assert Lock(home).take()
+        held = NodeList(home / "held.json", {"all": ["n1"]})
+        held.drain(["n1"], "x", make_plan(["n1"]))
+    finally:
+        os.umask(before)
+    for name in ("journal.sqlite", "lock", "held.json"):
+        assert (home / name).stat().st_mode & 0o777 == wanted, name

@@ -405,7 +405,10 @@ def test_new_nodes_are_configured_before_the_scheduler_knows_them(site):
     def join(plan, step, nodes, folder):
         if step.name != "join":
             for name in nodes:
-                site.node(name).held, site.node(name).reason = True, plan.tag  # for the model's own rules
+                site.node(name).held, site.node(name).reason = (
+                    True,
+                    plan.reason("x", 80),
+                )  # for the model's own rules
             result = run(plan, step, nodes, folder)
             for name in nodes:
                 site.node(name).held = False

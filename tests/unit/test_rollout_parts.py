@@ -127,15 +127,29 @@ def test_a_single_node_is_no_canary_for_anybody():
 
 
 def test_a_plan_is_the_same_text_and_comes_back_from_it():
-    made = make_plan(NAMES, left={"c9": "down"}, adopts=("fleet r0:",))
+    made = make_plan(NAMES, left={"c9": "down"}, adopts=("fleet r0",))
     assert Plan.loads(made.dumps()) == made
     assert Plan.loads(made.dumps()).dumps() == made.dumps()
 
 
 def test_a_reason_belongs_to_one_rollout():
-    made = make_plan(NAMES, adopts=("fleet r0:",))
-    assert made.owns("fleet r1: apptainer 2") and made.owns("fleet r0: failed: x")
-    assert not made.owns("fleet r11: apptainer 2") and not made.owns("xfleet r1: ") and not made.owns("")
+    made = make_plan(NAMES, adopts=("fleet r0",))
+    for plan in (made, make_plan(NAMES, id="r0")):
+        for text in ("apptainer 2", "failed: x: y (z)"):
+            reason = plan.reason(text, 200)
+            assert reason.startswith(f"fleet {plan.id}: {text} (") and made.owns(reason)
+            assert made.owns(f"{reason} : reboot issued : reboot complete")  # that is Slurm's
+            for changed in (f"{reason}, fan beeps", f"x{reason}", reason.replace(text, "fan"), reason[:-1]):
+                assert not made.owns(changed)
+    assert not made.owns(make_plan(NAMES, id="r11").reason("apptainer 2", 200)) and not made.owns("")
+
+
+@pytest.mark.parametrize("length", [80, 200])
+def test_a_long_reason_is_cut_and_known_again_and_its_log_is_whole_or_not_there(length):
+    made, log = make_plan(NAMES, id="r20261124-140500-1f2e"), f" (/{'var/' * 20}stdout)"
+    reason = made.reason("x" * 300, length, log)
+    assert len(reason) == length and made.owns(reason)
+    assert (log in reason) == (length == 200)
 
 
 def test_steps_of_each_kind():
@@ -249,12 +263,13 @@ def test_readers_and_a_writer_do_not_disturb_each_other(journal, tmp_path):
 def test_a_list_of_nodes_remembers_who_holds_them(tmp_path):
     made, other = make_plan(NAMES), make_plan(NAMES, id="r2")
     groups = {"all": NAMES, "rack1": ["c1"]}
-    NodeList(tmp_path / "held.json", groups).drain(["c1", "c2"], f"{made.tag} x", made)
+    reason = made.reason("x", 80)
+    NodeList(tmp_path / "held.json", groups).drain(["c1", "c2"], reason, made)
     nodes = NodeList(tmp_path / "held.json", groups)
-    nodes.drain(["c2", "c3"], f"{other.tag} y", other)
+    nodes.drain(["c2", "c3"], other.reason("y", 80), other)
     seen = nodes.look()
     assert [name for name in NAMES if seen[name].held] == ["c1", "c2", "c3"]
-    assert seen["c2"].reason == "fleet r1: x" and seen["c1"].partitions == {"all", "rack1"}
+    assert seen["c2"].reason == reason and seen["c1"].partitions == {"all", "rack1"}
     nodes.resume(NAMES, made)
     assert [name for name, node in nodes.look().items() if node.held] == ["c3"]
 

@@ -24,7 +24,8 @@ def no_waiting(monkeypatch, request):
         monkeypatch.setattr("fleet.rollout.slurm.Paced", lambda run: run)
 
 
-OURS = "fleet r1: apptainer 2"
+OURS = PLAN.reason("apptainer 2", 80)
+FAILED = PLAN.reason("failed: x", 80)
 
 
 class FakeScontrol:
@@ -124,13 +125,15 @@ def test_a_node_that_is_gone_does_not_keep_others_from_being_drained():
 
 def test_a_failed_node_gets_another_reason():
     scontrol = FakeScontrol(c1={"state": ["IDLE", "DRAIN"], "reason": OURS, "user": "root"})
-    Slurm(scontrol, NAMES).drain(NAMES[:1], "fleet r1: failed: x", PLAN)
-    assert scontrol.nodes["c1"]["reason"] == "fleet r1: failed: x"
+    Slurm(scontrol, NAMES).drain(NAMES[:1], FAILED, PLAN)
+    assert scontrol.nodes["c1"]["reason"] == FAILED
 
 
 def test_only_own_drains_are_ended_and_one_call_does_it():
     held = {"state": ["IDLE", "DRAIN"], "reason": OURS, "user": "root"}
-    scontrol = FakeScontrol(c1=held, c2={**held, "reason": "fleet r11: other"}, c3=held)
+    scontrol = FakeScontrol(
+        c1=held, c2={**held, "reason": make_plan(NAMES, id="r11").reason("x", 80)}, c3=held
+    )
     Slurm(scontrol, NAMES).resume(NAMES, PLAN)
     assert scontrol.updates() == [["scontrol", "update", "nodename=c[1,3]", "state=UNDRAIN"]]
 
@@ -145,7 +148,7 @@ def test_a_node_that_crashed_while_it_was_ours_is_resumed_from_down():
 def test_new_nodes_that_slurm_set_down_can_be_drained_those_of_people_not(user, reason):
     scontrol = FakeScontrol(c1={"state": ["DOWN", "NOT_RESPONDING"], "reason": "mine", "user": user})
     plan = make_plan(NAMES, kind="provision")
-    Slurm(scontrol, NAMES).drain(NAMES[:1], "fleet r1: provision", plan)
+    Slurm(scontrol, NAMES).drain(NAMES[:1], plan.reason("provision", 80), plan)
     assert scontrol.nodes["c1"]["reason"].startswith(reason)
 
 
@@ -171,9 +174,9 @@ OPENPBS = {
         "c4": {"state": "job-busy", "jobs": ["8.server"]},
     }
 }
-TORQUE = """<Data><Node><name>c1</name><state>free</state><properties>main,gpu</properties>
+TORQUE = f"""<Data><Node><name>c1</name><state>free</state><properties>main,gpu</properties>
 <status>boottime=1700000000,state=free</status></Node>
-<Node><name>c2</name><state>offline</state><note>fleet r1: apptainer 2</note><jobs>0/7.server</jobs></Node>
+<Node><name>c2</name><state>offline</state><note>{OURS}</note><jobs>0/7.server</jobs></Node>
 <Node><name>c3</name><state>down,offline</state><note>fan</note></Node></Data>"""
 
 
