@@ -9,21 +9,26 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PIP_COMPILE_FLAGS := --quiet --generate-hashes --allow-unsafe --strip-extras --build-deps-for=editable \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-.PHONY: help demo test lint unit sanity molecule test-slow test-vm docs lock clean bench
+.PHONY: help venv demo test lint unit site sanity molecule test-slow test-vm docs lock clean bench
 
 help:               ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
+venv: $(BIN)/.runtime     ## The environment in .venv: what running needs, and nothing for tests
+
 demo: $(BIN)/.runtime    ## Cluster up, configured, a container job run on it; asserts every step
 	fleet demo --install-host-packages
 
-test: lint unit sanity molecule   ## Everything: linters, unit and property tests, lab tests, Molecule scenarios
+test: lint unit site sanity molecule   ## Everything: linters, unit and property tests, docs, lab tests, Molecule scenarios
 
 lint: $(BIN)/.dev   ## Linters, types, and whether generated pages are fresh
 	ruff check . && ruff format --check . && mypy && yamllint --strict . && ansible-lint --offline && fleet docs --check
 
 unit: $(BIN)/.dev   ## Unit and property tests: no node, no root
 	pytest --numprocesses=auto
+
+site: $(BIN)/.dev   ## The documentation as a site, in build/site; a warning fails
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 sanity: $(BIN)/.dev   ## ansible-test's own checks of the modules and their documentation
 	tests/sanity

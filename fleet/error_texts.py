@@ -1,15 +1,15 @@
 """The texts of errors that this project's code says, taken from the code itself.
 
-A text is a template: what the code fills in stands there as ``…``. Found are those of exceptions that are raised,
-of ``fail_json``, and of findings, whether written where they are used, put together by a helper that returns
-them, or kept in a variable of the same function. What has no words of its own (``…: …``) is none.
+A text is a template: what the code fills in stands there as ``…``. Found are those of exceptions that are
+raised, of ``fail_json``, and of findings, whether written where they are used, put together by a helper that
+returns them, or kept in a variable of the same function. What has no words of its own (``…: …``) is none.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,11 @@ SOURCES = ("fleet/**/*.py", "library/*.py", "module_utils/*.py", "plugins/*/*.py
 
 HOLE = "…"
 #: What says one without being raised.
-_FINDINGS = frozenset({"Finding", "Judgement", "fail_json", "ProblemError"})
+_FINDINGS = frozenset({"Finding", "Hit", "Judgement", "Problem", "Rule", "fail_json"})
+#: Which of their arguments, if not all, are message and mend.
+_ARGUMENTS = {"Hit": slice(1, None), "Rule": slice(2, 4)}
+#: Files whose generators of text give reasons to refuse something.
+_REASONS = frozenset({"module_utils/image_rules.py"})
 _WORD = re.compile(r"[A-Za-z']{2,}")
 _ENOUGH_WORDS = 2
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -47,12 +51,17 @@ def error_texts(project: Path) -> list[ErrorText]:
 
 def _of_file(path: Path, name: str) -> Iterator[ErrorText]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    makers = _FINDINGS | {node.name for node in ast.walk(tree) if isinstance(node, _Function) and _makes(node)}
+    makers = _FINDINGS | {
+        node.name for node in ast.walk(tree) if isinstance(node, _Function) and _makes(node)
+    }
     for scope in (tree, *(node for node in ast.walk(tree) if isinstance(node, _Function))):
         variables = _variables(scope)
         for node in _own(scope):
             call = node.exc if isinstance(node, ast.Raise) else node
-            if isinstance(call, ast.Call) and (isinstance(node, ast.Raise) or _name(call.func) in makers):
+            if name in _REASONS:
+                if isinstance(node, ast.Yield) and node.value:
+                    yield from (ErrorText(text, "", name) for text in _templates(node.value, variables))
+            elif isinstance(call, ast.Call) and (isinstance(node, ast.Raise) or _name(call.func) in makers):
                 yield from _of_call(call, variables, name)
 
 
@@ -83,11 +92,13 @@ def _variables(scope: ast.AST) -> dict[str, list[ast.expr]]:
 def _of_call(call: ast.Call, variables: dict[str, list[ast.expr]], file: str) -> Iterator[ErrorText]:
     named = [keyword.value for keyword in call.keywords if keyword.arg in ("msg", "message", "what")]
     mends = [keyword.value for keyword in call.keywords if keyword.arg == "mend"]
-    texts = [_templates(value, variables) for value in (*call.args, *named, *mends)]
+    given = call.args[_ARGUMENTS.get(_name(call.func), slice(None))]
+    texts = [_templates(value, variables) for value in (*given, *named, *mends)]
     texts = [templates for templates in texts if templates]
     if not texts:
         return
-    mend = " / ".join(texts[1]) if len(texts) > 1 else ""
+    # Of several ways to a mend it is not known which one goes with which message.
+    mend = texts[1][0] if len(texts) > 1 and len(texts[1]) == 1 else ""
     for message in texts[0]:
         yield ErrorText(message, mend, file)
 
@@ -95,13 +106,15 @@ def _of_call(call: ast.Call, variables: dict[str, list[ast.expr]], file: str) ->
 def _templates(value: ast.expr, variables: dict[str, list[ast.expr]]) -> list[str]:
     """What a text may be, of each way to it; nothing for what has no words."""
     texts = (re.sub(rf"{HOLE}[{HOLE}]+", HOLE, " ".join(text.split())) for text in _ways(value, variables))
-    return [text for text in dict.fromkeys(texts) if len(_WORD.findall(text)) >= _ENOUGH_WORDS]
+    return [
+        text for text in dict.fromkeys(texts) if " " in text and len(_WORD.findall(text)) >= _ENOUGH_WORDS
+    ]
 
 
-def _ways(value: ast.expr, variables: dict[str, list[ast.expr]]) -> Iterable[str]:
+def _ways(value: ast.expr, variables: dict[str, list[ast.expr]]) -> list[str]:  # noqa: PLR0911 - a table
     match value:
         case ast.Constant(value=str(text)):
-            return [text]
+            return [re.sub(r"\{\w*\}", HOLE, text)]
         case ast.JoinedStr(values=parts):
             return ["".join(str(part.value) if isinstance(part, ast.Constant) else HOLE for part in parts)]
         case ast.IfExp(body=yes, orelse=no):
