@@ -50,6 +50,11 @@ options:
         description: The user and group that it belongs to.
         type: str
         default: root
+  absent:
+    description: Files that the daemon, or Slurm's commands, would prefer to those; they are removed.
+    type: list
+    elements: path
+    default: []
   standby:
     description:
       - Whether this slurmctld is a backup, which waits for the first one to fail.
@@ -266,7 +271,8 @@ def run(module: AnsibleModule) -> dict:
         path: digest(content or "") if path in secrets else content for path, content in given.items()
     }
     # A file that is not wanted any more goes last, when none of the others names it.
-    wanted: Files = {**given, **dict.fromkeys(path for path in recorded if path not in given)}
+    gone = [path for path in [*module.params["absent"], *recorded] if path not in given]
+    wanted: Files = {**given, **dict.fromkeys(gone)}
     present: Files = {path: read(path) for path in wanted}
     access.update({path: access_of(path) for path in wanted if path not in access})
     # What it runs with, as far as that is known: a file that is present may never have been read.
@@ -391,6 +397,7 @@ def main() -> None:
                 "required": True,
             },
             "files": {"type": "list", "elements": "dict", "required": True, "options": file},
+            "absent": {"type": "list", "elements": "path", "default": []},
             "start": {"type": "bool", "default": True},
             "standby": {"type": "bool", "default": False},
             "port": {"type": "int"},
