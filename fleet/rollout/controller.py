@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import sys
 import time
@@ -62,7 +63,9 @@ class _Screen:
         self._plan, self._journal, self._console = plan, journal, console
         self._waiting = ""
         self._entries: list[Entry] = journal.entries(plan.id)
-        self.live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
+        self.live = (
+            Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+        )
 
     def tell(self, text: str) -> None:
         self._console.print(text, markup=False)
@@ -72,7 +75,8 @@ class _Screen:
         if entry:
             self._entries.append(entry)
         if self.live:
-            picture = view.picture(self._plan, state, self._entries, self._waiting, running=True)
+            rows = self._console.height
+            picture = view.picture(self._plan, state, self._entries, self._waiting, running=True, rows=rows)
             self.live.update(picture)
         elif entry and (text := view.said(self._plan, entry)):
             self.tell(text)
@@ -108,15 +112,15 @@ def drive(plan: Plan, journal: Journal, console: Console, command: str, *, ask: 
         return INTERRUPTED
     except OSError as error:
         click.secho(f"fleet: {error}", fg="red", err=True)
-        click.secho("  mend: make room there; then `fleet rollout resume` goes on", fg="red", err=True)
+        room = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        click.secho(f"  mend: {room}; then `fleet rollout resume` goes on", fg="red", err=True)
         return INTERRUPTED
     except KeyboardInterrupt:
         click.secho(
             "fleet: interrupted; `fleet rollout resume` goes on where this was", fg="yellow", err=True
         )
         return INTERRUPTED
-    if not screen.live:
-        console.print(view.picture(plan, driver.state, journal.entries(plan.id), "", running=False))
+    console.print(view.picture(plan, driver.state, journal.entries(plan.id), "", running=False))
     try:
         page = write_report(plan, journal)
         console.print(f"report: {page}", markup=False, soft_wrap=True)

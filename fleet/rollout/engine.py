@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fleet.rollout.budget import Budget
-from fleet.rollout.model import Plan, Seen, fold
+from fleet.rollout.model import Plan, Seen, brief
 from fleet.rollout.state import FINAL, UNDER_WAY, NodeState, Stage, State
 
 #: So often a node that somebody else resumed is drained again, or one whose jobs don't end is tried again.
@@ -114,7 +114,7 @@ class _Round:
         if any(self._costs(name) for act in acts if act.kind == "fail" for name in act.nodes):
             # A failed node is kept from users whatever the budget is; what is left of it is seen next time.
             acts = [act for act in acts if act.kind != "drain"]
-        waiting = "; ".join(f"{fold(nodes)} {why}" for why, nodes in self.waits.items())
+        waiting = "; ".join(f"{brief(nodes)} {why}" for why, nodes in self.waits.items())
         return Decision(tuple(notes), tuple(acts), waiting, outcome)
 
     def _costs(self, name: str) -> bool:
@@ -298,7 +298,7 @@ def _gathered(decision: Decision, plan: Plan, state: State, now: Now) -> Decisio
     coming = [name for name in state.at(Stage.CHOSEN, Stage.DRAINING) if not state.nodes[name].touched]
     waited = max((now.waited.get(name, 0) for name in step.nodes), default=0)
     if coming and waited < plan.settings.gather and not state.nodes[step.nodes[0]].touched:
-        held_back = f"{fold(step.nodes)} for more nodes to be drained"
+        held_back = f"{brief(step.nodes)} for more nodes to be drained"
         waiting = "; ".join(filter(None, (held_back, decision.waiting)))
         return Decision(decision.notes, _without_steps(decision).acts, waiting)
     return decision

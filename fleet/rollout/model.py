@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,12 @@ _TEXT = 40
 def fold(nodes: Iterable[str]) -> str:
     """Node names as people write many of them: ``c1``, ``c2`` → ``c[1-2]``; ``-`` for none."""
     return hostlist.fold(nodes) or "-"
+
+
+def brief(nodes: Collection[str], length: int = 48) -> str:
+    """Node names as :func:`fold` has them; where that is longer than *length*, how many they are."""
+    text = fold(nodes)
+    return text if len(text) <= length else f"{len(nodes)} nodes"
 
 
 def is_of(reason: str, tags: Iterable[str]) -> bool:

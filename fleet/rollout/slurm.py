@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
@@ -16,7 +17,32 @@ from fleet.rollout.scheduler import SchedulerError
 from module_utils import slurm_names, slurm_nodes
 
 _LEFT = re.compile(r"(?:([0-9]+)-)?(?:([0-9]+):)?([0-9]+):([0-9]+)")
+_ALL = (["scontrol", "show", "node", "--json"], ["sinfo", "--json"])
+#: Seconds for which nodes are taken to be as they were shown.
+FRESH = 0.5
 _SQUEUE = ["squeue", "--noheader", "--states=RUNNING,SUSPENDED", "--format=%N|%L"]
+
+
+class _Recent:
+    """Commands of Slurm that don't ask what nodes are if all were shown just now, and nothing was changed.
+
+    A change is made right behind a look: between them time passes only where calls are kept apart, and it is
+    this wait that would make a second look necessary.
+    """
+
+    def __init__(self, run: Run, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run, self._clock = run, clock
+        self._shown: tuple[float, tuple[int, str, str]] | None = None
+
+    def __call__(self, argv: list[str]) -> tuple[int, str, str]:
+        asks = argv[-1] == "--json"
+        if asks and self._shown and self._clock() < self._shown[0] + FRESH:
+            return self._shown[1]
+        self._shown = None
+        answer = self._run(argv)
+        if argv in _ALL and answer[0] == 0:
+            self._shown = self._clock(), answer
+        return answer
 
 
 class Slurm:
@@ -29,7 +55,7 @@ class Slurm:
     longest = slurm_nodes.REASON_LENGTH
 
     def __init__(self, run: Run, hosts: Collection[str], user: str = "root") -> None:
-        self._run = Paced(run)
+        self._run = _Recent(Paced(run))
         self._nodes = slurm_nodes.SlurmNodes(self._run, user)
         self._name: dict[str, str] = {}
         for host in hosts:

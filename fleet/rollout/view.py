@@ -13,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet.rollout.journal import Entry
-from fleet.rollout.model import Plan, fold
+from fleet.rollout.model import Plan, brief, fold
 from fleet.rollout.state import FINAL, UNDER_WAY, Stage, State
 
+# Lines of a picture beside its table and what was said of nodes.
+_AROUND = 8
 _COLOURS = {Stage.DONE: "green", Stage.FAILED: "red", Stage.LEFT: "yellow"}
 _SAID = {
     "run": "a controller is at work",
@@ -74,11 +76,11 @@ def eta(state: State, entries: Sequence[Entry], now: float) -> float | None:
 def as_dict(plan: Plan, state: State, entries: Sequence[Entry], *, running: bool) -> dict[str, Any]:
     """All that is known of a rollout, as JSON-ready data; hostlists are folded."""
     stages: dict[str, list[str]] = defaultdict(list)
-    reasons: dict[str, list[str]] = defaultdict(list)
+    reasons: dict[tuple[Stage, str], list[str]] = defaultdict(list)
     for name, node in state.nodes.items():
         stages[node.stage].append(name)
         if node.stage in (Stage.FAILED, Stage.LEFT) or (node.stage is Stage.DONE and node.why):
-            reasons[node.why].append(name)
+            reasons[node.stage, node.why].append(name)
     return {
         "id": plan.id,
         "cluster": plan.cluster,
@@ -93,7 +95,9 @@ def as_dict(plan: Plan, state: State, entries: Sequence[Entry], *, running: bool
         "nodes": len(state.nodes),
         "stages": {stage: fold(names) for stage, names in stages.items()},
         "counts": {stage: len(names) for stage, names in stages.items()},
-        "reasons": [{"nodes": fold(names), "why": why} for why, names in reasons.items()],
+        "reasons": [
+            {"nodes": fold(names), "stage": stage, "why": why} for (stage, why), names in reasons.items()
+        ],
         "logs": {
             name: node.log for name, node in state.nodes.items() if node.stage is Stage.FAILED and node.log
         },
@@ -124,8 +128,13 @@ def bar(state: State, width: int = 30) -> Text:
     return text.append("░" * max(0, width - used), "dim")
 
 
-def picture(plan: Plan, state: State, entries: Sequence[Entry], waiting: str, *, running: bool) -> Group:
-    """The whole of a rollout on a screen that may have 80 columns."""
+def picture(
+    plan: Plan, state: State, entries: Sequence[Entry], waiting: str, *, running: bool, rows: int = 0
+) -> Group:
+    """The whole of a rollout on a screen that may have 80 columns.
+
+    :param rows: lines that it may take, so that its end is not lost; 0 for as many as it needs.
+    """
     facts = as_dict(plan, state, entries, running=running)
     ended = sum(node.stage in FINAL for node in state.nodes.values())
     head = Text(f"rollout {plan.id}: {plan.title} on {len(state.nodes)} nodes of {plan.cluster}", "bold")
@@ -137,18 +146,24 @@ def picture(plan: Plan, state: State, entries: Sequence[Entry], waiting: str, *,
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right")
-    table.add_column(overflow="fold")
+    table.add_column(overflow="ellipsis" if rows else "fold", no_wrap=bool(rows))
     for stage in Stage:
         if stage in facts["stages"]:
             table.add_row(
                 Text(stage, _COLOURS.get(stage, "")), str(facts["counts"][stage]), facts["stages"][stage]
             )
     parts: list[Any] = [head, line, table]
-    parts += [
-        Text(f"{one['nodes']}: {one['why']}", _COLOURS.get(Stage.FAILED if one["nodes"] else Stage.LEFT, ""))
-        for one in facts["reasons"]
+    said_of = [
+        Text(f"{one['nodes']}: {one['why']}", _COLOURS.get(one["stage"], "")) for one in facts["reasons"]
     ]
-    parts += [Text(f"{name}: {log}", "dim") for name, log in sorted(facts["logs"].items())[:5]]
+    said_of += [Text(f"{name}: {log}", "dim") for name, log in sorted(facts["logs"].items())[:5]]
+    room = max(2, rows - table.row_count - _AROUND) if rows else len(said_of)
+    for text in said_of[:room]:
+        if rows:
+            text.no_wrap, text.overflow = True, "ellipsis"
+        parts.append(text)
+    if len(said_of) > room:
+        parts.append(Text(f"{len(said_of) - room} more lines: fleet rollout status", "dim"))
     status = facts["status"] + (f": {state.stopped}" if state.stopped else "")
     if waiting and running:
         status += f"; waiting: {waiting}"
@@ -188,6 +203,7 @@ def show_plan(plan: Plan, console: Console) -> None:
             f"waited for {duration(settings.drain_timeout)}" if settings.drain_timeout else "waited for",
         ),
         ("windows", "; ".join(settings.windows) or "always"),
+        *((f"class {name}", brief(nodes)) for name, nodes in plan.classes.items()),
         *((f"now at {version}", nodes) for version, nodes in plan.before.items()),
     ]
     details = Table(box=None, pad_edge=False, show_header=False)

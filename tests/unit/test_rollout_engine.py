@@ -260,6 +260,45 @@ def test_abort_gives_back_what_is_not_begun(site):
     assert site.node("c2").version == "1"
 
 
+class Asked(Journal):
+    """A journal in which somebody asks for something behind a certain entry."""
+
+    def ask(self, what, number):
+        self.what, self.left = what, number
+
+    def write(self, rollout, kind, nodes=(), **data):
+        entry = super().write(rollout, kind, nodes, **data)
+        self.left -= 1
+        if self.left == 0:
+            super().write(rollout, "request", what=self.what)
+        return entry
+
+
+@pytest.mark.parametrize("what", ["abort", "pause"])
+def test_whenever_it_is_asked_to_end_nothing_is_left_half_done_or_drained(tmp_path, what):
+    """Behind each entry of a rollout that reboots, with a job that ends late and a node that fails."""
+    number = 0
+    while True:
+        number += 1
+        journal = Asked(tmp_path / str(number))
+        journal._db.execute("PRAGMA synchronous=OFF")
+        journal.ask(what, number)
+        site = Site(journal, steps=(STEPS[0], Step("reboot"), STEPS[1]))
+        site.node("c2").jobs, site.node("c6").bad = 1, "verify"
+        site.events[12] = lambda nodes=site.cluster.nodes: setattr(nodes["c2"], "jobs", 0)
+        outcome = site.run()
+        for name, node in site.cluster.nodes.items():
+            stage = site.driver.state.nodes[name].stage
+            assert stage in (Stage.FAILED, Stage.DONE, Stage.PENDING), (number, name)
+            assert node.held == (stage is Stage.FAILED), (number, name)
+            assert (node.version == node.verified == "2") == (stage is Stage.DONE), (number, name)
+        journal.close()
+        if journal.left > 0:  # it had ended before it came to that
+            assert outcome == "incomplete" and number > 40
+            break
+        assert outcome in ("aborted", "paused", "incomplete"), number
+
+
 def test_jobs_that_do_not_end_in_time_keep_their_node(site):
     site = site(settings=Settings(unavailable={"*": "100%"}, gather=0, poll=1, drain_timeout=10))
     site.node("c3").jobs = 1

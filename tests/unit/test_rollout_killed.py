@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 from rollout_fakes import STEPS, FakeClock, FakeCluster, FakeNode, make_plan
@@ -187,6 +188,29 @@ def aborting(folder: Path, die_at: int | None) -> bool:
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_of_two_that_start_at_once_one_has_the_lock(tmp_path):
+    for number in range(5):
+        home = tmp_path / str(number)
+        home.mkdir()
+        reader, writer = os.pipe()
+        children = []
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                os.close(writer)
+                os.read(reader, 1)  # until all are there
+                lock = Lock(home)
+                status = 0 if lock.take() else 5
+                if not status:
+                    time.sleep(1.5)  # longer than the others try
+                os._exit(status)
+            children.append(child)
+        os.close(writer)
+        ended = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+        os.close(reader)
+        assert ended == [0, 5, 5]
 
 
 def test_a_dead_controller_has_no_lock_and_a_living_one_has(tmp_path):

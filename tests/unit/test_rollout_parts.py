@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import io
 import json
 import resource
 import sqlite3
 import time
 
 import pytest
+from rich.console import Console
 from rollout_fakes import FakeCluster, FakeNode, make_plan
 
 from fleet.errors import FleetError
@@ -17,10 +19,10 @@ from fleet.playbook import PlaybookResult
 from fleet.rollout import budget, report, view
 from fleet.rollout.driver import Driver, Result
 from fleet.rollout.journal import Entry, Journal, JournalError, Lock, folder, is_locked
-from fleet.rollout.model import Plan, Seen, Settings, Step
+from fleet.rollout.model import Plan, Seen, Settings, Step, brief
 from fleet.rollout.nodelist import NodeList
 from fleet.rollout.planner import Wish, arrange, batches
-from fleet.rollout.state import State
+from fleet.rollout.state import Stage, State
 from fleet.rollout.steps import judge
 from fleet.rollout.window import Window, is_open
 
@@ -333,8 +335,8 @@ def test_the_page_has_each_node_escapes_what_it_is_told_and_needs_nothing_else(j
     said = view.as_dict(made, state, entries, running=False)
     assert json.loads(json.dumps(said))["counts"] == {"done": 2, "failed": 1, "left": 1}
     assert said["reasons"] == [
-        {"nodes": "c2", "why": "held by somebody else: <script>alert(1)</script>"},
-        {"nodes": "c3", "why": "verify: verify is broken"},
+        {"nodes": "c2", "stage": "left", "why": "held by somebody else: <script>alert(1)</script>"},
+        {"nodes": "c3", "stage": "failed", "why": "verify: verify is broken"},
     ]
 
 
@@ -349,6 +351,34 @@ def test_a_clock_that_goes_back_makes_no_negative_time():
     story = report.stories(made, entries)["c1"]
     assert [round(last - first) for _, first, last in story.spans] == [0, 100, 100]
     report.render(made, State.of(made, entries), entries, "complete")
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_live_picture_of_many_nodes_fits_its_screen_and_keeps_its_end(journal, width):
+    names = [f"n{number:04}" for number in range(1, 801)]
+    made = make_plan(names, id="r20261124-140500-1f2e", settings=Settings(failures=99, poll=1, gather=0))
+    journal.begin(made)
+    entries = [journal.write(made.id, "batch", names, number=0)]
+    entries += [journal.write(made.id, "drain?", names[::2], reason="x")]
+    entries += [
+        journal.write(made.id, "fail?", [name], why=f"apply: disk {name} is full " * 9, log="/l")
+        for name in names[1:60:2]
+    ]
+    state = State.of(made, entries)
+    for name in names[1:60:2]:
+        state.nodes[name].stage = Stage.FAILED
+    waiting = f"{brief(names[::2])} for jobs to end"
+    console = Console(width=width, height=24, file=io.StringIO())
+    console.print(view.picture(made, state, entries, waiting, running=True, rows=24))
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= width
+    assert lines[-1].rstrip() == "running; waiting: 400 nodes for jobs to end"
+    assert any("more lines: fleet rollout status" in line for line in lines)
+    whole = Console(width=width, file=io.StringIO())
+    whole.print(view.picture(made, state, entries, waiting, running=True))
+    text = whole.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert all(f"disk {name} is full" in text for name in names[1:60:2])
 
 
 def test_an_estimate_comes_from_what_is_done():

@@ -77,6 +77,23 @@ class FakeScontrol:
         return [argv for argv in self.calls if argv[:2] != ["scontrol", "show"]]
 
 
+def test_a_drain_right_behind_a_look_asks_no_second_time_and_a_later_one_does():
+    scontrol, now = FakeScontrol(c1={}, c2={}, c3={}), [0.0]
+    slurm = Slurm(scontrol, NAMES)
+    slurm._run._clock = lambda: now[0]
+    slurm.look()
+    slurm.drain(NAMES[:1], OURS, PLAN)
+    assert [argv[1] for argv in scontrol.calls] == ["show", "update"]
+    # What was changed is seen, and what somebody does while we wait.
+    slurm.drain(NAMES[1:2], OURS, PLAN)
+    assert [argv[1] for argv in scontrol.calls] == ["show", "update"] * 2
+    slurm.look()
+    now[0] += 1
+    scontrol.nodes["c3"].update(state=["IDLE", "DRAIN"], reason="fan", user="jdoe")
+    slurm.drain(NAMES[2:], OURS, PLAN)
+    assert scontrol.nodes["c3"]["reason"] == "fan"
+
+
 def test_hosts_of_the_inventory_are_nodes_by_their_short_names():
     scontrol = FakeScontrol(
         c1={}, c2={"state": ["MIXED", "DRAIN"], "reason": "fan", "user": "jdoe"}, other={}
