@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PIP_COMPILE_FLAGS := --quiet --generate-hashes --allow-unsafe --strip-extras --build-deps-for=editable \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-.PHONY: help venv demo test lint unit site sanity molecule test-slow test-vm docs lock clean bench
+.PHONY: help venv demo test lint unit site sanity molecule test-slow test-vm docs bundle release matrix lock clean bench
 
 help:               ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ unit: $(BIN)/.dev   ## Unit and property tests: no node, no root
 	pytest --numprocesses=auto
 
 site: $(BIN)/.dev   ## The documentation as a site, in build/site; a warning fails
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 sanity: $(BIN)/.dev   ## ansible-test's own checks of the modules and their documentation
 	tests/sanity
@@ -51,6 +51,9 @@ bench: $(BIN)/.dev  ## Figures of this machine; nothing is asserted (root)
 
 docs: $(BIN)/.dev   ## Write role READMEs and reference pages anew
 	fleet docs
+
+bundle:             ## One archive that installs on a machine without a package index
+	PYTHON=$(PYTHON) packaging/bundle
 
 lock:               ## Resolve the ranges of pyproject.toml into the lock files anew
 	$(PYTHON) -m venv build/lock

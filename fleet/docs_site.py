@@ -6,6 +6,7 @@ pages are right in both.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ class _LikeTheForge(Extension):  # type: ignore[misc] # it has no types
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the pages of roles and modules to the navigation."""
+    """Add to the navigation what it does not name: pages of roles and modules, and new ones of docs/."""
     project = _project(config)
     # The first, because it makes the parser anew that others add to.
     config.markdown_extensions.insert(0, _LikeTheForge())
-    reference: list[Any] = next(entry["Reference"] for entry in config.nav or () if "Reference" in entry)
-    named = {page for entry in reference for page in (entry.values() if isinstance(entry, dict) else [entry])}
+    nav = config.nav or []
+    how_to: list[Any] = next(entry["How to"] for entry in nav if "How to" in entry)
+    reference: list[Any] = next(entry["Reference"] for entry in nav if "Reference" in entry)
+    named = set(_named(nav))
+    how_to.extend(page for page in _found(project, "docs/*.md") if page not in named)
     modules = [page for page in _found(project, "docs/reference/*.md") if page not in named]
     reference.append(
         {"Roles": [{Path(page).parts[1]: page} for page in _found(project, "roles/*/README.md")]}
@@ -50,6 +54,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in dict.fromkeys(path for pattern in PAGES + LINKED for path in _found(project, pattern)):
         files.append(File.generated(config, path, abs_src_path=str(project / path)))
     return files
+
+
+def _named(entries: Any) -> Iterator[str]:
+    """The pages that a navigation names."""
+    if isinstance(entries, str):
+        yield entries
+    for entry in (
+        entries.values() if isinstance(entries, dict) else entries if isinstance(entries, list) else ()
+    ):
+        yield from _named(entry)
 
 
 def _project(config: MkDocsConfig) -> Path:

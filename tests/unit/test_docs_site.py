@@ -38,7 +38,7 @@ def checkout(tmp_path: Path) -> Path:
     config = (PROJECT / "mkdocs.yml").read_text()
     head, _ = config.split("nav:\n  - Home")
     (project / "mkdocs.yml").write_text(
-        f"{head}nav:\n  - Home: README.md\n  - Reference:\n      - docs/reference/README.md\n"
+        f"{head}nav:\n  - Home: README.md\n  - How to: []\n  - Reference:\n      - docs/reference/README.md\n"
     )
     shutil.rmtree(project / "docs/reference")
     (project / "docs/reference").mkdir()
@@ -71,7 +71,11 @@ def test_a_link_to_nowhere_fails(checkout: Path, tmp_path: Path, link: str) -> N
 
 def test_every_page_is_in_the_navigation(checkout: Path, tmp_path: Path) -> None:
     (checkout / "README.md").write_text("# Home\n")
-    (checkout / "docs/lost.md").write_text("# Lost\n")
+    (checkout / "docs/new.md").write_text("# New page\n")
+    ended = build(checkout, tmp_path / "site")
+    assert ended.returncode == 0, ended.stderr
+    assert "docs/new.html" in (tmp_path / "site/index.html").read_text()
+    (checkout / "LOST.md").write_text("# Lost\n")
     ended = build(checkout, tmp_path / "site")
     assert ended.returncode == 1
-    assert "lost.md" in ended.stderr
+    assert "LOST.md" in ended.stderr
