@@ -37,6 +37,16 @@ options:
           driver:
             description: The oldest version of the driver.
             type: str
+          apptainer:
+            description: >-
+              The folder of Apptainer's configuration. What its list for V(nvidia) or V(amd) brings into
+              containers has to be on the node, and of the driver that is loaded.
+            type: path
+          container_cli:
+            description: >-
+              Whether C(apptainer.conf) asks for C(nvidia-container-cli), which then has to be root's alone.
+            type: bool
+            default: false
       infiniband:
         description: Ports of RDMA devices, of InfiniBand, RoCE or software.
         type: dict
@@ -156,6 +166,8 @@ GPUS = {
     "count": {"type": "int", "required": True},
     "model": {"type": "str"},
     "driver": {"type": "str"},
+    "apptainer": {"type": "path"},
+    "container_cli": {"type": "bool", "default": False},
 }
 EXPECT = {
     "gpus": {"type": "dict", "options": GPUS},

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping
 
-from . import kernel_parameters, mounts
+from . import gpu_libraries, kernel_parameters, mounts
 
 #: PCI class → what such a device is; the first two octets of the three.
 PCI_CLASSES = {
@@ -263,16 +263,17 @@ def at_least(version: str, minimum: str) -> bool:
     return bool(parts(version)) and parts(version) >= parts(minimum)
 
 
-def mismatches(expected: Mapping[str, Any], facts: Facts) -> List[str]:
+def mismatches(expected: Mapping[str, Any], facts: Facts, root: str = "/") -> List[str]:
     """Return what a node lacks of what its class has, as sentences; empty if it is all there.
 
     *expected* has any of: ``gpus`` (vendor, count, and optionally model: a part of the name, driver: the
-    oldest),
+    oldest, apptainer: the folder of its configuration, whose lists have to find what containers need,
+    container_cli: whether apptainer.conf asks for nvidia-container-cli),
     ``infiniband`` (ports: how many are active, gigabits: the least rate of each of them),
     ``device_nodes`` (paths), ``modules`` (names), ``mounts`` (paths).
     """
     return (
-        [*_gpus_lacking(expected.get("gpus") or {}, facts), *_ports_lacking(expected, facts)]
+        [*_gpus_lacking(expected.get("gpus") or {}, facts, root), *_ports_lacking(expected, facts)]
         + [
             f"{what} {name} is not there"
             for what, key in (("the device node", "device_nodes"), ("the kernel module", "modules"))
@@ -287,7 +288,7 @@ def mismatches(expected: Mapping[str, Any], facts: Facts) -> List[str]:
     )
 
 
-def _gpus_lacking(gpu: Mapping[str, Any], facts: Facts) -> Iterator[str]:
+def _gpus_lacking(gpu: Mapping[str, Any], facts: Facts, root: str) -> Iterator[str]:
     if not gpu:
         return
     vendor, count = gpu["vendor"], gpu["count"]
@@ -309,6 +310,10 @@ def _gpus_lacking(gpu: Mapping[str, Any], facts: Facts) -> Iterator[str]:
             yield f"{count} x {name} in its class, but there is {', '.join(others)}"
     if gpu.get("driver") and has["count"] and not at_least(has["driver"], gpu["driver"]):
         yield f"the driver of {vendor} is {has['driver'] or 'of no version'}, older than {gpu['driver']}"
+    if gpu.get("apptainer"):
+        yield from gpu_libraries.lacking(vendor, gpu["apptainer"], has["driver"], root)
+    if gpu.get("container_cli"):
+        yield from gpu_libraries.container_cli(root)
 
 
 def _ports_lacking(expected: Mapping[str, Any], facts: Facts) -> Iterator[str]:

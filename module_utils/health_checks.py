@@ -356,6 +356,8 @@ _gpus = typed.nested(
         "count": Field(typed.integer(0), required=True),
         "model": Field(typed.text()),
         "driver": Field(typed.text()),
+        "apptainer": Field(_path),
+        "container_cli": Field(typed.boolean),
     }
 )
 

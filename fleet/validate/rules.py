@@ -22,7 +22,7 @@ from fleet.hostlist import fold
 from fleet.lab import model as lab
 from fleet.markup import plain
 from fleet.paths import state_home
-from fleet.validate import apptainer, images, slurm_containers
+from fleet.validate import apptainer, hardware, images, slurm_containers
 from fleet.validate.findings import Finding, Severity, ordered
 from fleet.validate.resolve import Resolved, UnresolvedError, contains_unknown, templates
 from fleet.validate.vocabulary import GROUPS, OTHER_GROUPS, SLURM_SWITCH, Vocabulary, guess, near
@@ -742,6 +742,22 @@ def _slurm_containers(inventory: _Inventory) -> Iterator[Finding]:
     )
 
 
+# --- accelerators and fabrics -------------------------------------------------------------------------------
+
+
+def _hardware(inventory: _Inventory) -> Iterator[Finding]:
+    """What a class of nodes has, said in two places that have to agree."""
+    if "gpu_vendor" not in inventory.vocabulary.names():
+        return
+    resolved = inventory.resolved
+    yield from _judged(
+        inventory,
+        sorted({*resolved.members("gpu"), *resolved.members("infiniband")}),
+        hardware.VARIABLES,
+        lambda host, values, unknown: hardware.judge(values, resolved.groups(host), unknown),
+    )
+
+
 # --- node health and PBS ------------------------------------------------------------------------------------
 
 
@@ -829,10 +845,14 @@ def _apptainer(inventory: _Inventory) -> Iterator[Finding]:
         return
 
     def judge(host: str, values: dict[str, Any], unknown: set[str]) -> Iterator[apptainer.Judgement]:
-        if "slurm_compute" not in inventory.resolved.groups(host) or (
-            _lookup(inventory, host, SLURM_SWITCH) is False
+        groups = inventory.resolved.groups(host)
+        # Slurm's devices say nothing of a node that it does not run on, or whose devices role gpu knows.
+        if (
+            "slurm_compute" not in groups
+            or ("gpu" in groups and _lookup(inventory, host, "gpu_vendor") not in (None, "none"))
+            or _lookup(inventory, host, SLURM_SWITCH) is False
         ):
-            values["slurm_gres"] = None  # Slurm's devices say nothing of a node that it does not run on.
+            values["slurm_gres"] = None
         return apptainer.judge(values, unknown)
 
     yield from _judged(inventory, inventory.resolved.members("apptainer"), apptainer.VARIABLES, judge)
@@ -859,6 +879,7 @@ _RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
     _partitions,
     _pull,
     _slurm_containers,
+    _hardware,
     _node_health,
     _images,
     _apptainer,

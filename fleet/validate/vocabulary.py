@@ -18,10 +18,13 @@ from fleet.errors import FleetError
 from fleet.lab.distribution_sim import DISTRIBUTION_SIMS
 from fleet.lab.model import BACKENDS, LAB_VARIABLES, check_value
 from module_utils import (
+    accelerators,
     apptainer_packages,
     apptainer_version,
     image_declaration,
+    infiniband,
     node_health,
+    node_limits,
     openpgp,
     pull,
     slurm_accounting,
@@ -34,6 +37,7 @@ from module_utils import (
 # The groups the playbooks work on, and the roles their nodes get.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "apptainer": ("apptainer", "user_namespaces", "node_record"),
+    "gpu": ("gpu", "limits"),
     "image_builder": ("image_store",),
     "image_policy": ("image_policy",),
     "image_store": ("image_store",),
@@ -41,6 +45,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "slurm_accounting": ("slurm", "slurm_containers", "node_record"),
     "slurm_compute": ("slurm", "slurm_containers", "node_record"),
     "slurm_login": ("slurm", "slurm_containers", "node_record"),
+    "infiniband": ("infiniband", "limits"),
     "node_health": ("node_health",),
     "pbs_compute": ("pbs_containers",),
     "pbs_server": ("pbs_containers",),
@@ -101,6 +106,14 @@ def _given(value: Mapping[str, Any]) -> dict[str, Any]:
 FORMATS: Mapping[str, Callable[[Any], object]] = {
     "apptainer_helper_packages": _helpers,
     "apptainer_version": apptainer_version.parse,
+    "gpu_accelerators": accelerators.check_accelerators,
+    "gpu_device_group": accelerators.check_group,
+    "gpu_device_mode": accelerators.check_mode,
+    "infiniband_ipoib": infiniband.check_ipoib,
+    "infiniband_soft_roce": infiniband.check_soft_roce,
+    "limits_memlock": node_limits.check_memlock,
+    "limits_shared_memory": node_limits.check_shared_memory,
+    "limits_units": node_limits.check_units,
     "node_health_checks": lambda value: node_health.read({"node": "-", "checks": _given(value)}),
     "image_store_images": image_declaration.read,
     "slurm_accounting_database": slurm_accounting.check_name,

@@ -30,12 +30,14 @@ def node_health_settings(
     heals: int,
     apptainer: Mapping[str, Any] | None = None,
     nhc: Sequence[str] = (),
+    roles: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the settings of `module_utils.node_health`.
 
     *checks* are those of the site, which win over those that are made here; null takes one away. *apptainer*
     is of the role of this name: version, profile, user, image, folder, and the container's interval; None
-    where nodes have no Apptainer. *nhc* runs LBNL's Node Health Check.
+    where nodes have no Apptainer. *nhc* runs LBNL's Node Health Check. *roles* are checks that other roles
+    ask for; entries of one check are joined.
     Raises AnsibleFilterError, naming the variable.
     """
     result: dict[str, Any] = dict(GENERAL)
@@ -44,6 +46,9 @@ def node_health_settings(
             result |= _of_apptainer(apptainer)
         if nhc:
             result["commands"] = [{"name": "nhc", "argv": list(nhc)}]
+        for asked in roles:
+            for name, entry in asked.items():
+                result[name] = _joined(result.get(name), entry)
         result |= checks
         settings = {
             "node": node,
@@ -59,6 +64,13 @@ def node_health_settings(
     except node_health.HealthError as error:
         raise AnsibleFilterError(f"node_health_checks: {error}") from error
     return settings
+
+
+def _joined(known: Any, more: Any) -> Any:
+    """Return two entries of one check as one."""
+    if isinstance(known, list):
+        return [*known, *more]
+    return {**known, **more} if isinstance(known, dict) else more
 
 
 def _of_apptainer(wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ClusterShell.NodeSet import NodeSet, NodeSetException
 from ClusterShell.NodeUtils import GroupResolver, GroupSource
 
 from module_utils import (
+    accelerators,
     slurm_accounting,
     slurm_conf,
     slurm_fragments,
@@ -78,7 +79,7 @@ def slurm_node_classes(
         name = str(variables.get("slurm_node_class", DEFAULT_CLASS))
         own = {
             "parameters": dict(variables.get("slurm_node_parameters") or {}),
-            "gres": [dict(gres) for gres in variables.get("slurm_gres") or []],
+            "gres": _gres(variables),
         }
         first, common = settings.setdefault(name, (host, own))
         if own != common:
@@ -104,6 +105,16 @@ def slurm_node_classes(
             }
         )
     return classes
+
+
+def _gres(variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a host's generic resources: those of slurm_gres, and of the role gpu what has another name."""
+    own = [dict(gres) for gres in variables.get("slurm_gres") or []]
+    if "gpu" not in (variables.get("group_names") or ()):
+        return own
+    names = {gres.get("name") for gres in own}
+    of_class = accelerators.gres(accelerators.of_class(variables))
+    return own + [gres for gres in of_class if gres["name"] not in names]
 
 
 def slurm_files(
