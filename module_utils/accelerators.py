@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from . import hardware
+
 HEAD = "# Ansible writes this file (apptainer-fleet): what is changed here is lost.\n"
 UNIT = "apptainer-fleet-gpu.service"
 UDEV = "/etc/udev/rules.d/70-apptainer-fleet-gpu.rules"
@@ -60,7 +62,7 @@ VENDORS: Mapping[str, Vendor] = {
 
 
 #: Variables of the role gpu, without its name, that say what a class is.
-NAMES = ("accelerators", "count", "driver_minimum", "gres_type", "model", "vendor")
+NAMES = ("accelerators", "count", "driver_minimum", "gres_type", "model", "modules", "vendor")
 #: The directive of apptainer.conf that needs a program on the node.
 CONTAINER_CLI = "use nvidia-container-cli"
 
@@ -171,6 +173,12 @@ def checks(settings: Mapping[str, Any], folder: str) -> Dict[str, Any]:
             if settings.get("container_cli"):
                 gpus["container_cli"] = True
         result["hardware"] = {"gpus": gpus}
+    loaded = [name for name in modules(settings) if name in hardware.MODULES]
+    if loaded:
+        result.setdefault("hardware", {})["modules"] = loaded
+    # Loaded is not enough: the first CUDA call in a container opens it, and nobody there can make it.
+    if vendor == "nvidia" and "nvidia_uvm" in loaded:
+        result["hardware"]["device_nodes"] = ["/dev/nvidia-uvm"]
     devices = [
         {"path": path, "count": 1}
         for entry in settings.get("accelerators") or ()

@@ -36,6 +36,8 @@ def test_nvidia_has_its_modules_its_unit_and_its_daemon():
     assert "ExecStart=-/usr/bin/nvidia-modprobe -u -c=0 -c=1 -c=2 -c=3 -c=4 -c=5 -c=6 -c=7\n" in unit
     assert "Before=slurmd.service" in unit and "nvidia-ctk" not in unit
     assert node["expect"] == {
+        "modules": ["nvidia", "nvidia_uvm"],
+        "device_nodes": ["/dev/nvidia-uvm"],
         "gpus": {
             "vendor": "nvidia", "count": 8, "model": "H100", "driver": "550.54", "apptainer": "/etc/apptainer"
         }
@@ -135,7 +137,8 @@ def test_the_class_of_the_role_is_what_slurm_counts():
 
 def test_the_health_check_asks_for_the_class():
     variables = {
-        "gpu_vendor": "nvidia", "gpu_count": 2, "apptainer_config": {"use nvidia-container-cli": True}
+        "gpu_vendor": "nvidia", "gpu_count": 2, "gpu_modules": [],
+        "apptainer_config": {"use nvidia-container-cli": True}
     }  # fmt: skip
     assert FILTERS["gpu_checks"](variables, "/etc/apptainer") == {
         "hardware": {

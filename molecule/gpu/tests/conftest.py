@@ -69,7 +69,7 @@ def wait(state: Callable[[str], tuple[list[str], str]]) -> Callable[..., str]:
     """Wait until a node is drained, or is not, and return the Reason."""
 
     def until(name: str, *, drained: bool) -> str:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while ("DRAIN" in state(name)[0]) != drained:
             assert time.monotonic() < deadline, state(name)
             time.sleep(0.5)
