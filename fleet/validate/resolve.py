@@ -183,7 +183,11 @@ class Resolved:
         for file in written.inventory_files:
             _parse(manager, file, written)
         with quiet():
-            manager.reconcile_inventory()
+            try:
+                manager.reconcile_inventory()
+            except AnsibleError as error:
+                mend = "mend which group is in which"
+                written.error("refused", written.readable[0], None, f"Ansible refuses it: {error}", mend)
             loader = _Loader(tolerant=True)
             # The playbooks' folder, as in a run: group_vars beside the playbooks count.
             loader.set_basedir(str(project / "playbooks"))

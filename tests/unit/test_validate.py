@@ -676,6 +676,11 @@ def test_random_inventory_never_raises(
     assert isinstance(report(check(folder)), str)
 
 
+def test_a_group_that_all_is_in_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"vars": {"children": {"all": None}}}))
+    assert "recursive dependency loop" in report(check(tmp_path / "hosts.yml"))
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     content=st.binary(max_size=60)
