@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from fleet import converge
-from fleet.audit import report, run
+from fleet.audit import page, report, run
 from fleet.audit.history import History
 from fleet.audit.model import Audit, moment
 from fleet.converge import FAILED, GOOD, UNREACHABLE
@@ -38,6 +38,7 @@ def _outputs(function: click.decorators.FC) -> click.decorators.FC:
     for option in reversed(
         (
             click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON."),
+            click.option("--html", type=_file, help="Write it as a page for browsers."),
             click.option("--junit", type=_file, help="Write it as JUnit XML, for CI servers."),
             click.option("--sarif", type=_file, help="Write it as SARIF 2.1.0, for code scanners."),
             click.option(
@@ -106,7 +107,7 @@ def audit(
     made = run.audit(sources, hosts, batch, forks or converge.forks(), console)
     if history:
         history.add(made)
-    _give(made, **outputs)  # type: ignore[arg-type]
+    _give(made, sources, history, **outputs)  # type: ignore[arg-type]
 
 
 @audit.command()
@@ -121,7 +122,7 @@ def show(sources: tuple[Path, ...], state: Path | None, which: str, **outputs: o
     last one by then.
     """
     history = _history(sources, state)
-    _give(history.read(history.find(which)), **outputs)  # type: ignore[arg-type]
+    _give(history.read(history.find(which)), sources, history, **outputs)  # type: ignore[arg-type]
 
 
 @audit.command("list")
@@ -168,9 +169,22 @@ def diff(sources: tuple[Path, ...], state: Path | None, as_json: bool, before: s
 
 
 def _give(
-    made: Audit, *, as_json: bool, junit: Path | None, sarif: Path | None, fail_on: str, verbose: bool
+    made: Audit,
+    sources: tuple[Path, ...],
+    history: History | None,
+    *,
+    as_json: bool,
+    html: Path | None,
+    junit: Path | None,
+    sarif: Path | None,
+    fail_on: str,
+    verbose: bool,
 ) -> None:
     """Write and print an audit, and end with its exit status."""
+    if html:
+        where = sources[0].absolute().name
+        past = history.before(made.number, page.BACK) if history else []
+        _write(html, page.render(made, where, past, page.progress(sources)))
     if junit:
         _write(junit, report.as_junit(made))
     if sarif:

@@ -10,12 +10,13 @@ import contextlib
 import datetime
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from fleet import database
-from fleet.audit.model import Audit, Finding
+from fleet.audit.model import UNKNOWN, Audit, Finding, Summary
 from fleet.errors import FleetError
 from fleet.hostlist import expand, fold
 
@@ -32,12 +33,14 @@ CREATE TABLE found (
     audit INTEGER NOT NULL REFERENCES audit (id),
     finding INTEGER NOT NULL REFERENCES finding (id),
     nodes TEXT NOT NULL,
+    number INTEGER NOT NULL,   -- of nodes: hostlists of thousands take time to read
     PRIMARY KEY (audit, finding)
 ) WITHOUT ROWID;
 CREATE TABLE fact (
     audit INTEGER NOT NULL REFERENCES audit (id),
     data TEXT NOT NULL,    -- JSON: what all these nodes are
-    nodes TEXT NOT NULL
+    nodes TEXT NOT NULL,
+    number INTEGER NOT NULL
 );
 CREATE INDEX fact_of_audit ON fact (audit);
 """
@@ -79,15 +82,15 @@ class History:
                     data = json.dumps(asdict(finding), sort_keys=True)
                     self._db.execute("INSERT OR IGNORE INTO finding (data) VALUES (?)", (data,))
                     self._db.execute(
-                        "INSERT INTO found SELECT ?, id, ? FROM finding WHERE data = ?",
-                        (audit.number, fold(nodes), data),
+                        "INSERT INTO found SELECT ?, id, ?, ? FROM finding WHERE data = ?",
+                        (audit.number, fold(nodes), len(nodes), data),
                     )
                 alike: dict[str, list[str]] = {}
                 for node, facts in audit.facts.items():
                     alike.setdefault(json.dumps(facts, sort_keys=True), []).append(node)
                 self._db.executemany(
-                    "INSERT INTO fact VALUES (?, ?, ?)",
-                    ((audit.number, data, fold(nodes)) for data, nodes in alike.items()),
+                    "INSERT INTO fact VALUES (?, ?, ?, ?)",
+                    ((audit.number, data, fold(nodes), len(nodes)) for data, nodes in alike.items()),
                 )
                 self._db.execute("COMMIT")
             except BaseException:
@@ -120,6 +123,29 @@ class History:
             json.loads(row[2]),
             number,
         )
+
+    def before(self, number: int, most: int) -> list[Summary]:
+        """The *most* last audits before that *number* in numbers, in order; before none yet if it is 0."""
+        with self._errors():
+            audits = self._db.execute(
+                "SELECT id, at FROM audit WHERE id < ? OR ? = 0 ORDER BY id DESC LIMIT ?",
+                (number, number, most),
+            ).fetchall()
+            made = []
+            for one, at in reversed(audits):
+                facts = self._db.execute("SELECT data, number FROM fact WHERE audit = ?", (one,))
+                versions: Counter[str] = Counter()
+                for data, count in facts:
+                    versions[json.loads(data).get("apptainer", UNKNOWN)] += count
+                found = self._db.execute(
+                    "SELECT data, number FROM found JOIN finding ON finding.id = finding WHERE audit = ?",
+                    (one,),
+                )
+                counts: Counter[str] = Counter()
+                for data, count in found:
+                    counts[Finding.of(json.loads(data)).counts] += count
+                made.append(Summary(at, versions, counts))
+        return made
 
     def find(self, text: str) -> int:
         """The number of an audit: ``12``, or ``-2``, the last but one; or the last one that was begun by a

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 #: Worst first.
 SEVERITIES = ("error", "warning", "info")
+#: The version of a node that has not said one.
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,21 @@ class Audit:
     def when(self) -> str:
         """When it began, for people."""
         return moment(self.at)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An audit in numbers: nodes by version of Apptainer, and what :meth:`Audit.tally` gives."""
+
+    at: float
+    versions: Mapping[str, int]
+    counts: Mapping[str, int]
+
+    @classmethod
+    def of(cls, audit: Audit) -> Summary:
+        """Of an audit that is there."""
+        versions = Counter(facts.get("apptainer", UNKNOWN) for facts in audit.facts.values())
+        return cls(audit.at, versions, audit.tally())
 
 
 def moment(at: float) -> str:

@@ -8,17 +8,14 @@ import datetime
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from fleet import page
 from fleet.rollout.journal import Entry
 from fleet.rollout.model import Plan, fold
 from fleet.rollout.state import Stage, State
 from fleet.rollout.view import duration, said
 
-_TEMPLATES = Path(__file__).parents[1] / "templates"
 # What a node is doing after an entry of each kind; others change nothing.
 _PHASES = {
     "drain?": "drain",
@@ -124,11 +121,4 @@ def facts(plan: Plan, state: State, entries: Sequence[Entry], status: str) -> di
 
 def render(plan: Plan, state: State, entries: Sequence[Entry], status: str) -> str:
     """The page as HTML: no script, nothing from elsewhere, names and messages escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("rollout.html.j2").render(facts(plan, state, entries, status))
+    return page.render("rollout.html.j2", facts(plan, state, entries, status))
