@@ -25,9 +25,9 @@ from fleet.paths import PROJECT
 from fleet.validate.resolve import Resolved, UnresolvedError
 from fleet.validate.vocabulary import Vocabulary
 from fleet.validate.written import read as read_written
+from module_utils.pull import RESULT
 
 UNIT = "apptainer-fleet-pull.service"
-RESULT = "/var/lib/apptainer-fleet/pull.json"
 #: The result, and before it how the unit ended, and whether the result is of this run: a new file each time.
 TRIGGER = f"""\
 before=$(stat -c %i {RESULT} 2>/dev/null)

@@ -370,6 +370,8 @@ def _many(fields: Mapping[str, Field]) -> Reader:
     return typed.items(typed.nested({**fields, "timeout": Field(_seconds)}))
 
 
+#: They do something on the node, and more than look at it: who only wants to look takes what they last said.
+ACTING = ("container", "commands")
 CHECKS: Mapping[str, Check] = {
     "writable": Check(typed.items(_path), _writable),
     "disk": Check(

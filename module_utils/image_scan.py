@@ -19,17 +19,16 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from . import image_parameters, typed
+from . import image_parameters, prometheus, typed
 from .image_check import Checker
 from .image_parameters import ParameterError
 from .image_policy import Policy
 from .image_rules import Verdict
 from .image_store import Store, StoreError
+from .prometheus import Gauge, single
 from .typed import Field
-
-_PREFIX = "apptainer_fleet_image"
 
 
 class ScanError(Exception):
@@ -164,36 +163,28 @@ def _take_away(wanted: Optional[Quarantine], verdicts: Sequence[Verdict], summar
     return [verdict.path for verdict in refused]
 
 
-def _metrics(summary: Summary, began: float, seconds: float) -> List[str]:
-    """Return the lines of the exposition format of Prometheus, which end in no time stamps."""
-
-    def gauge(name: str, text: str, *values: Tuple[Mapping[str, str], float]) -> List[str]:
-        lines = [f"# HELP {_PREFIX}{name} {text}", f"# TYPE {_PREFIX}{name} gauge"]
-        for labels, value in values:
-            pairs = ",".join(f"{key}={json.dumps(one)}" for key, one in labels.items())
-            lines.append(f"{_PREFIX}{name}{f'{{{pairs}}}' if pairs else ''} {value}")
-        return lines
-
-    return [
-        *gauge(
-            "s",
-            "Images that the last scan judged.",
-            ({"verdict": "good"}, summary.images - summary.refused),
-            ({"verdict": "refused"}, summary.refused),
-        ),
-        *gauge(
-            "_findings",
-            "What the last scan found, and is not waived.",
-            *(
-                ({"rule": rule, "severity": severity}, count)
-                for (rule, severity), count in sorted(summary.findings.items())
-            ),
-        ),
-        *gauge("_scan_quarantined", "Images it put into quarantine.", ({}, summary.quarantined)),
-        *gauge("_scan_held", "Images too many to be put into quarantine at once.", ({}, summary.held)),
-        *gauge("_scan_timestamp_seconds", "When the last scan began that came to its end.", ({}, int(began))),
-        *gauge("_scan_seconds", "How long it took.", ({}, round(seconds, 3))),
+def _metrics(summary: Summary, began: float, seconds: float) -> Iterator[str]:
+    """Return the lines of the file of metrics."""
+    images = [
+        ({"verdict": "good"}, summary.images - summary.refused),
+        ({"verdict": "refused"}, summary.refused),
     ]
+    found = [
+        ({"rule": rule, "severity": severity}, count)
+        for (rule, severity), count in sorted(summary.findings.items())
+    ]
+    return prometheus.lines(
+        [
+            Gauge("_images", "Images that the last scan judged.", images),
+            Gauge("_image_findings", "What the last scan found, and is not waived.", found),
+            single("_image_scan_quarantined", "Images it put into quarantine.", summary.quarantined),
+            single("_image_scan_held", "Images too many to be put into quarantine at once.", summary.held),
+            single(
+                "_image_scan_timestamp_seconds", "When the last scan began that came to its end.", int(began)
+            ),
+            single("_image_scan_seconds", "How long it took.", round(seconds, 3)),
+        ]
+    )
 
 
 def _write(path: str, lines: Any) -> None:

@@ -32,19 +32,18 @@ from . import (
     apptainer_rules,
     apptainer_version,
     atomic_file,
+    health_checks,
     mounts,
     node_health,
     node_record,
     setuid_audit,
 )
+from . import pull as pulls
 from .image_rules import Verdict
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 #: Worst first.
 SEVERITIES = (ERROR, WARNING, INFO)
-#: Settings and result of nodes that converge themselves.
-PULL_SETTINGS = "/etc/apptainer-fleet/pull.json"
-PULL_RESULT = "/var/lib/apptainer-fleet/pull.json"
 #: Settings of the scanner of images.
 SCANNER = "/etc/apptainer-fleet/image-scan.json"
 _SITE = "run fleet site for this node"
@@ -334,22 +333,31 @@ def other_policy(wanted: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def health(path: str = node_health.SETTINGS) -> Tuple[List[Finding], str]:
-    """Ask the health checks of the node; return what failed, and ``healthy``, ``unhealthy`` or empty."""
+    """Ask the health checks of the node; return what failed, and ``healthy``, ``unhealthy`` or empty.
+
+    Those that do something, and more than look, are not made: what they last said to the health program
+    counts.
+    """
     if not os.path.exists(path):  # noqa: PTH110
         return [], ""
+    state = node_health.remembered(node_health.STATE)
     try:
-        report = node_health.examine(node_health.load(path), node_health.remembered(node_health.STATE))
+        settings = node_health.load(path)
     except node_health.HealthError as error:
         mend = f"{_SITE}, which writes its settings"
         return [Finding("health", "settings", ERROR, path, str(error), mend, path)], "unknown"
+    looking = [name for name in settings.checks if name not in health_checks.ACTING]
+    checks = dict(node_health.examine(settings, state, looking).checks) if looking else {}
+    checks.update({name: one for name, one in state.get("acted", {}).items() if name in settings.checks})
     mend = "see docs/node-health.md for this check"
+    failed = [(name, str(one["message"])) for name, one in checks.items() if not one["ok"]]
     return [
-        Finding("health", name, ERROR, name, f"health check {name}: {report.checks[name]['message']}", mend)
-        for name in report.failed
-    ], "unhealthy" if report.failed else "healthy"
+        Finding("health", name, ERROR, name, f"health check {name}: {message}", mend)
+        for name, message in failed
+    ], "unhealthy" if failed else "healthy"
 
 
-def pull(settings: str = PULL_SETTINGS, result: str = PULL_RESULT) -> Tuple[List[Finding], str]:
+def pull(settings: str = pulls.SETTINGS, result: str = pulls.RESULT) -> Tuple[List[Finding], str]:
     """Say how the last pull of the node ended: what is wrong, and ``outcome at commit``; empty if it does
     not converge itself.
     """

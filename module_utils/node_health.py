@@ -18,13 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
 
-from . import atomic_file, bounded, health_checks, pbs_nodes, slurm_nodes, typed
+from . import atomic_file, bounded, health_checks, node_metrics, pbs_nodes, slurm_nodes, typed
 from .slurm_nodes import SlurmError
 from .typed import Field
 
@@ -72,6 +73,7 @@ class Settings(NamedTuple):
     :param resume: whether it is resumed when it is healthy again.
     :param heals: how often within a day; after that it waits for a person.
     :param checks: entries of `health_checks.CHECKS`, by name.
+    :param metrics: file for Prometheus that each whole look writes; empty for none.
     """
 
     node: str
@@ -80,6 +82,11 @@ class Settings(NamedTuple):
     drain: bool = True
     resume: bool = True
     heals: int = 3
+    metrics: str = ""
+
+
+def _metrics(value: object) -> str:
+    return "" if value == "" else typed.text(re.compile("/.+"), "an absolute path, or empty")(value)
 
 
 _FIELDS: Mapping[str, Field] = {
@@ -91,6 +98,7 @@ _FIELDS: Mapping[str, Field] = {
     "drain": Field(typed.boolean),
     "resume": Field(typed.boolean),
     "heals": Field(typed.integer(0)),
+    "metrics": Field(_metrics),
 }
 
 
@@ -322,12 +330,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     state = remembered(STATE)
     report = examine(settings, state, options.checks, options.all)
     done, code = "", int(bool(report.failed))
+    acted = {name: report.checks[name] for name in health_checks.ACTING if name in report.checks}
+    if acted:
+        state["acted"] = {**state.get("acted", {}), **acted}
     if options.act and settings.manager in MANAGERS:
         try:
             done = act(report, settings, state, MANAGERS[settings.manager](settings.node))
         except (ManagerError, pbs_nodes.PbsError) as error:
             code, done = 1, f"could not be changed: {error}"
     _write(state, passed=options.gate and not report.failed)
+    if settings.metrics and not options.checks:
+        try:
+            node_metrics.write(settings.metrics, report.checks, time.time())
+        except OSError as error:
+            print(f"error: node_health: {error.filename}: {error.strerror}", file=sys.stderr)
     _say(report, done, options.json)
     return code
 

@@ -14,6 +14,9 @@ import re
 import struct
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
 
+#: On the node: what the program is told, and how its last run ended.
+SETTINGS = "/etc/apptainer-fleet/pull.json"
+RESULT = "/var/lib/apptainer-fleet/pull.json"
 #: How git may reach a repository. Others (``ext::``) run commands.
 TRANSPORTS = ("file", "git", "http", "https", "ssh")
 KEY_TYPES = (

@@ -13,6 +13,7 @@ from rich.console import Console
 from fleet import converge
 from fleet.audit import page, report, run
 from fleet.audit.history import History
+from fleet.audit.metrics import render as to_prometheus
 from fleet.audit.model import Audit, moment
 from fleet.converge import FAILED, GOOD, UNREACHABLE
 from fleet.errors import FleetError
@@ -39,6 +40,7 @@ def _outputs(function: click.decorators.FC) -> click.decorators.FC:
         (
             click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON."),
             click.option("--html", type=_file, help="Write it as a page for browsers."),
+            click.option("--metrics", type=_file, help="Write numbers of it for Prometheus."),
             click.option("--junit", type=_file, help="Write it as JUnit XML, for CI servers."),
             click.option("--sarif", type=_file, help="Write it as SARIF 2.1.0, for code scanners."),
             click.option(
@@ -175,14 +177,17 @@ def _give(
     *,
     as_json: bool,
     html: Path | None,
+    metrics: Path | None,
     junit: Path | None,
     sarif: Path | None,
     fail_on: str,
     verbose: bool,
 ) -> None:
     """Write and print an audit, and end with its exit status."""
+    where = sources[0].absolute().name
+    if metrics:
+        _write(metrics, to_prometheus(made, where))
     if html:
-        where = sources[0].absolute().name
         past = history.before(made.number, page.BACK) if history else []
         _write(html, page.render(made, where, past, page.progress(sources)))
     if junit:

@@ -26,7 +26,7 @@ LINKS, BACK, ROLLOUTS = 8, 60, 5
 _COLUMNS = ("apptainer", "profile", "profile_holds", "user_namespaces", "health", "pull", "os", "kernel")
 #: Told apart in light and dark, and by people who see colours otherwise (Okabe and Ito).
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#8c959f")
-_WIDTH, _HEIGHT, _LEFT, _TOP = 560.0, 124.0, 40.0, 16.0
+_WIDTH, _HEIGHT, _LEFT, _TOP = 556.0, 124.0, 44.0, 16.0
 
 
 def render(
@@ -200,9 +200,10 @@ def _coverage(audit: Audit, images: int, refused: int) -> list[dict[str, Any]]:
         good = with_profile.count("yes")
         parts = [("good", good, "profile holds"), ("error", len(with_profile) - good, "it does not")]
         rows.append(_bar(f"security profile holds on {good} of {len(with_profile)} nodes", parts))
-    judged = {node for store in audit.stores if "images" in store for node in store["nodes"]}
+    stores = [store["nodes"] for store in audit.stores if "images" in store]
+    judged = audit.nodes.intersection(node for nodes in stores for node in nodes)
     if audit.stores:
-        total = len(audit.facts) or 1
+        total = len(audit.nodes)
         parts = [("good", len(judged), "judged"), ("v7", total - len(judged), "not judged")]
         rows.append(_bar(f"images are judged on {len(judged)} of {total} nodes", parts))
     if images:

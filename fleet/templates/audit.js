@@ -30,7 +30,7 @@ function filter() {
     const table = entry.row.closest("table").id;
     shown[table] = (shown[table] || 0) + visible;
   }
-  field("shown").textContent = `${shown.findings || 0} findings, ${shown.nodes || 0} groups of nodes shown`;
+  field("shown").textContent = `shown: findings ${shown.findings || 0}, rows of nodes ${shown.nodes || 0}`;
 }
 
 field("filter").hidden = false;

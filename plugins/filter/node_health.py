@@ -31,13 +31,15 @@ def node_health_settings(
     apptainer: Mapping[str, Any] | None = None,
     nhc: Sequence[str] = (),
     roles: Sequence[Mapping[str, Any]] = (),
+    metrics: str = "",
 ) -> dict[str, Any]:
     """Return the settings of `module_utils.node_health`.
 
     *checks* are those of the site, which win over those that are made here; null takes one away. *apptainer*
     is of the role of this name: version, profile, user, image, folder, and the container's interval; None
     where nodes have no Apptainer. *nhc* runs LBNL's Node Health Check. *roles* are checks that other roles
-    ask for; entries of one check are joined.
+    ask for; entries of one check are joined. *metrics* is a file
+    for Prometheus.
     Raises AnsibleFilterError, naming the variable.
     """
     result: dict[str, Any] = dict(GENERAL)
@@ -56,6 +58,7 @@ def node_health_settings(
             "drain": drain,
             "resume": resume,
             "heals": heals,
+            "metrics": metrics,
             "checks": {name: entry for name, entry in result.items() if entry is not None},
         }
         node_health.read(settings)

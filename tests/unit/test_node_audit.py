@@ -252,6 +252,24 @@ def test_health(tmp_path: Path) -> None:
     assert state in ("unhealthy", "unknown") and found_
 
 
+def test_health_checks_that_do_something_are_not_made_but_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, state, made = tmp_path / "settings", tmp_path / "state", tmp_path / "made"
+    monkeypatch.setattr(node_audit.node_health, "STATE", str(state))
+    checks = {"commands": [{"name": "own", "argv": ["/usr/bin/touch", str(made)]}]}
+    settings.write_text(json.dumps({"node": "c1", "checks": checks}))
+    assert node_audit.health(str(settings)) == ([], "healthy")
+    said = {"ok": False, "message": "own is unwell", "seconds": 1}
+    state.write_text(json.dumps({"acted": {"commands": said, "container": said}}))
+    (found,), word = node_audit.health(str(settings))
+    assert (found.rule, word) == ("commands", "unhealthy") and "own is unwell" in found.message
+    assert not made.exists()
+    # The health program makes it, and remembers what it said.
+    assert node_audit.node_health.main(["--settings", str(settings)]) == 0
+    assert made.exists() and node_audit.health(str(settings)) == ([], "healthy")
+
+
 @pytest.mark.parametrize(
     ("result", "rules", "state"),
     [
@@ -285,8 +303,7 @@ def module(
     monkeypatch.setattr(plugin.node_record, "PATH", str(path))
     monkeypatch.setattr(plugin.setuid_audit, "audit", lambda *_: setuid_audit.Audit())
     monkeypatch.setattr(plugin, "CACHE", str(root / "none.sqlite"))
-    for name in ("SCANNER", "PULL_SETTINGS"):
-        monkeypatch.setattr(plugin.node_audit, name, str(root / name))
+    monkeypatch.setattr(plugin.node_audit, "SCANNER", str(root / "SCANNER"))
     return runner
 
 

@@ -88,7 +88,7 @@ def drifted(clean, fleet, node, repository, state) -> dict[str, Any]:
     for folder in (LOCAL, SHARED):
         c1.check_output(f"install --mode=0644 /root/x.sif {folder}/unsigned.sif")
     c2.check_output("umount /scratch/shared")
-    old = repository["versions"][0]
+    old = repository["packages"][repository["versions"][0]]
     c2.check_output(
         f"apt-get install --yes --quiet --allow-downgrades --allow-change-held-packages apptainer={old}"
     )

@@ -1,6 +1,7 @@
 """The page of an audit of 5,000 nodes in a real browser: its size, its filter, and how it looks.
 
-Chromium is Debian's, on a node of the lab, driven by chromedriver (W3C WebDriver). Screenshots stay in build/audit.
+Chromium is Debian's, on a node of the lab, driven by chromedriver (W3C WebDriver). Screenshots stay in
+build/audit.
 """
 
 from __future__ import annotations
@@ -36,18 +37,14 @@ class Browser:
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1600"]
         arguments += ["--blink-settings=preferredColorScheme=0"] * dark
         options = {"args": arguments, "binary": "/usr/bin/chromium"}
-        wanted = {
-            "capabilities": {
-                "alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-            }
-        }
+        always = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted = {"capabilities": {"alwaysMatch": always}}
         self._url += "/" + self._call("", wanted)["sessionId"]
 
     def _call(self, path: str, data: dict[str, Any] | None = None, method: str = "POST") -> Any:
         body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(
-            f"{self._url}{path}", body, {"Content-Type": "application/json"}, method=method
-        )
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self._url}{path}", body, headers, method=method)  # noqa: S310
         with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 - http, in the lab
             return json.load(answer)["value"]
 
@@ -88,8 +85,6 @@ def page(node, tmp_path_factory) -> str:
     ).stdout  # fmt: skip
     print(said)
     desk = node("desk")
-    name = desk.backend.get_pytest_id().rpartition("/")[2]
-    assert name == "desk"
     text = file.read_text()
     encoded = base64.b64encode(text.encode()).decode()
     for start in range(0, len(encoded), 90000):
@@ -104,9 +99,8 @@ def driver(node, page) -> Iterator[str]:
     desk = node("desk")
     address = desk.check_output("hostname -I").split()[0]
     gateway = f"{address.rpartition('.')[0]}.1"
-    desk.check_output(
-        f"systemd-run --unit=driver --collect chromedriver --port={PORT} --allowed-ips={gateway} --allowed-origins='*'"
-    )
+    command = f"chromedriver --port={PORT} --allowed-ips={gateway} --allowed-origins='*'"
+    desk.check_output(f"systemd-run --unit=driver --collect {command}")
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -128,7 +122,8 @@ def browser(driver) -> Iterator[Browser]:
 
 
 def shown(browser: Browser, table: str = "findings") -> list[str]:
-    script = "return [...document.querySelectorAll(`#${arguments[0]} tbody tr`)].filter(r => r.offsetParent).map(r => r.innerText)"
+    rows = "[...document.querySelectorAll(`#${arguments[0]} tbody tr`)]"
+    script = f"return {rows}.filter(row => row.offsetParent).map(row => row.innerText)"
     found: list[str] = browser.run(script, table)
     return found
 
@@ -158,10 +153,11 @@ def test_the_filter_finds_a_node_that_is_folded_into_hostlists(browser):
     browser.type("#search", "r100n50")
     found = shown(browser)
     assert 0 < len(found) < before
-    # Its own finding, and those that it shares with thousands.
     assert any("allow setuid = yes" in row and "apptainer.conf:31" in row for row in found)
     assert len(shown(browser, "nodes")) == 1
-    assert f"{len(found)} findings, 1 groups" in browser.run("return document.getElementById('shown').value")
+    assert f"findings {len(found)}, rows of nodes 1" in browser.run(
+        "return document.getElementById('shown').value"
+    )
     browser.screenshot("one_node")
     reset(browser)
     assert len(shown(browser)) == before
