@@ -16,7 +16,7 @@ INVENTORY = PROJECT / "molecule/scale/inventory"
 testinfra_hosts = ["ssh://c1"]
 
 #: Tasks of a compute node with nothing to change, skipped ones too: each costs the controller 20 to 60 ms.
-BUDGET = 13
+BUDGET = 12
 CONF = "/etc/apptainer/apptainer.conf"
 
 
