@@ -17,7 +17,7 @@ from fleet.rollout.model import Plan, brief, fold
 from fleet.rollout.state import FINAL, UNDER_WAY, Stage, State
 
 # Lines of a picture beside its table and what was said of nodes.
-_AROUND = 8
+_AROUND = 9
 _COLOURS = {Stage.DONE: "green", Stage.FAILED: "red", Stage.LEFT: "yellow"}
 _SAID = {
     "run": "a controller is at work",
@@ -164,6 +164,11 @@ def picture(
         parts.append(text)
     if len(said_of) > room:
         parts.append(Text(f"{len(said_of) - room} more lines: fleet rollout status", "dim"))
+    began = next((entry for entry in reversed(entries) if entry.kind == "step?"), None)
+    if running and began and state.at(Stage.RUNNING):
+        since = datetime.datetime.fromtimestamp(began.at).strftime("%H:%M:%S")
+        at_work = f"{plan.steps[int(began.data['step'])].name} since {since}: {began.data.get('log', '')}"
+        parts.append(Text(at_work, "dim", overflow="ellipsis", no_wrap=True))
     status = facts["status"] + (f": {state.stopped}" if state.stopped else "")
     if waiting and running:
         status += f"; waiting: {waiting}"

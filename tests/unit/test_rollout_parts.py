@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import io
 import json
+import re
 import resource
 import sqlite3
 import time
@@ -374,6 +375,12 @@ def test_a_live_picture_of_many_nodes_fits_its_screen_and_keeps_its_end(journal,
     assert len(lines) <= 24 and max(map(len, lines)) <= width
     assert lines[-1].rstrip() == "running; waiting: 400 nodes for jobs to end"
     assert any("more lines: fleet rollout status" in line for line in lines)
+    entries.append(journal.write(made.id, "step?", names[:1], step=0, log="/the/log"))
+    at_work = State.of(made, entries)
+    console = Console(width=width, height=24, file=io.StringIO())
+    console.print(view.picture(made, at_work, entries, "", running=True, rows=24))
+    assert re.search(r"^apply since [0-9:]{8}: /the/log", console.file.getvalue(), re.MULTILINE)
+    assert len(console.file.getvalue().splitlines()) <= 24
     whole = Console(width=width, file=io.StringIO())
     whole.print(view.picture(made, state, entries, waiting, running=True))
     text = whole.file.getvalue()
