@@ -155,6 +155,30 @@ def test_only_own_drains_are_ended_and_one_call_does_it():
     assert scontrol.updates() == [["scontrol", "update", "nodename=c[1,3]", "state=UNDRAIN"]]
 
 
+def test_a_colleague_ends_a_drain_of_the_same_rollout_and_none_that_somebody_has_added_to():
+    held = {"state": ["IDLE", "DRAIN"], "reason": OURS, "user": "alice"}
+    scontrol = FakeScontrol(c1=held, c2={**held, "reason": f"{OURS}, fan"}, c3={**held, "user": "root"})
+    slurm = Slurm(scontrol, NAMES, user="bob")
+    slurm.drain(NAMES[:1], FAILED, PLAN)
+    assert scontrol.nodes["c1"]["reason"] == FAILED
+    slurm.look()
+    slurm.resume(NAMES, PLAN)
+    assert [name for name, node in scontrol.nodes.items() if "DRAIN" in node["state"]] == ["c2"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [
+        ("RebootProgram           = /usr/sbin/reboot\n", ""),
+        ("RebootProgram           = (null)\n", "RebootProgram"),
+        ("", "RebootProgram"),
+    ],
+)
+def test_nodes_are_rebooted_only_where_slurm_can(shown, why):
+    assert why in Slurm(lambda _: (0, shown, ""), NAMES).no_reboot()
+    assert bool(Slurm(lambda _: (0, shown, ""), NAMES).no_reboot()) == bool(why)
+
+
 def test_a_node_that_crashed_while_it_was_ours_is_resumed_from_down():
     scontrol = FakeScontrol(c1={"state": ["DOWN", "DRAIN"], "reason": OURS, "user": "root"})
     Slurm(scontrol, NAMES).resume(NAMES[:1], PLAN)
