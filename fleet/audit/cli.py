@@ -100,7 +100,7 @@ def audit(
         return
     groups = read_groups(sources)
     chosen = converge.participants(groups, expression, None)
-    audited = {host for name in run.GROUPS for host in groups.get(name, [])}
+    audited = {host for name in run.groups() for host in groups.get(name, [])}
     hosts = [host for host in chosen if host in audited]
     if not hosts:
         raise FleetError("none of these nodes is configured by site.yml", "see fleet nodes --groups")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fleet import converge
 from fleet.audit.model import Audit, Finding, unreachable
+from fleet.check import recorded_groups
 from fleet.errors import FleetError
 from fleet.paths import PROJECT
 from fleet.playbook import PlaybookResult, run_playbook
@@ -18,10 +19,13 @@ from fleet.playbook import PlaybookResult, run_playbook
 PLAYBOOK = PROJECT / "playbooks/audit.yml"
 #: Its task.
 TASK = "Audit"
-#: Groups of its play.
-GROUPS = ("apptainer", "slurm_controller", "slurm_compute", "image_policy")
 #: Nodes that are asked to judge a shared store, if those before them could not.
 TRIES = 3
+
+
+def groups() -> list[str]:
+    """The groups of its play: whoever is on record, and whoever has images judged."""
+    return [*recorded_groups(), "image_policy"]
 
 
 def audit(sources: Sequence[Path], hosts: Sequence[str], batch: int, forks: int, console: Console) -> Audit:

@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from fleet.audit import cli, report, run
@@ -136,6 +137,12 @@ def test_if_one_node_can_not_judge_it_another_one_does(monkeypatch: pytest.Monke
 def test_what_a_node_says_is_data_alone() -> None:
     odd = Finding.of({**row(severity="none of these"), "nodes": "x", "line": "3"})
     assert (odd.severity, odd.line) == ("error", 3)
+
+
+def test_the_play_is_for_the_groups_that_are_asked() -> None:
+    (play,) = yaml.safe_load(run.PLAYBOOK.read_text())
+    assert sorted(play["hosts"].split(":")) == sorted(run.groups())
+    assert play["tasks"][-1]["name"] == run.TASK and len(play["tasks"][-1]) == 2
 
 
 # --- history ------------------------------------------------------------------------------------------------
