@@ -56,6 +56,12 @@ docs: $(BIN)/.dev   ## Write role READMEs and reference pages anew
 bundle:             ## One archive that installs on a machine without a package index
 	PYTHON=$(PYTHON) packaging/bundle
 
+release:            ## Rehearse a release: make release VERSION=X.Y.Z checks, writes the tag's notes, tags nothing
+	$(PYTHON) packaging/release "$(VERSION)"
+
+matrix:             ## Unit and property tests with every supported ansible-core whose Python is here
+	packaging/matrix
+
 lock:               ## Resolve the ranges of pyproject.toml into the lock files anew
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet 'pip-tools>=7.4,<8'

@@ -157,7 +157,13 @@ def run(checkout: Path, *options: str) -> Result:
 
 
 def test_fresh_pages_pass_and_stale_ones_are_named(checkout: Path) -> None:
-    always = [INDEX, PROFILES_PAGE, docs.REFERENCE / "fleet.md", docs.TROUBLESHOOTING]
+    always = [
+        INDEX,
+        PROFILES_PAGE,
+        docs.REFERENCE / "fleet.md",
+        docs.REFERENCE / "supported.md",
+        docs.TROUBLESHOOTING,
+    ]
     assert docs.check(checkout) == sorted([*always, MODULE_PAGE, ROLE_PAGE])
     assert run(checkout, "--check").exit_code == 1
     assert not (checkout / ROLE_PAGE).exists()
