@@ -9,7 +9,8 @@ module: slurm_daemon
 short_description: Keep a Slurm daemon running with the given configuration files
 description:
   - Writes the files atomically, keeps the daemon enabled and running, and makes it use
-    them. A file that it was given before and is not given any more is removed.
+    them. A file that it was given before and is not given any more is removed; where there was one before the
+    first of these, such as the C(plugstack.conf) of a package, that one is put back.
   - What the daemon last ran with is recorded in C(/var/lib/apptainer-fleet). Files that were written but
     never used, because a run was interrupted for example, are applied by the next run.
   - slurmctld is reconfigured, which leaves it running, and hands the files on to every slurmd. It is
@@ -65,7 +66,9 @@ options:
     description: Where the daemon has to listen before the task ends, in up to O(wait) seconds after a start.
     type: int
   wait:
-    description: Seconds to wait for O(port). slurmdbd may convert its tables for hours after an upgrade.
+    description:
+      - Seconds to wait for O(port). slurmdbd may convert its tables for hours after an upgrade.
+      - Also for a slurmctld that reconfigures itself longer than C(scontrol) waits for.
     type: int
     default: 300
   start:
@@ -110,7 +113,7 @@ import pwd
 import socket
 import time
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ansible.module_utils import atomic_file, slurm_conf
 from ansible.module_utils.basic import AnsibleModule
@@ -140,6 +143,7 @@ class Daemon:
         self.module = module
         self.name: str = module.params["name"]
         self.record = Path(RECORDS) / f"{self.name}.json"
+        self.before = Path(RECORDS) / f"{self.name}.before.json"
 
     def succeeds(self, *argv: str) -> bool:
         return self.module.run_command(list(argv))[0] == 0
@@ -154,14 +158,20 @@ class Daemon:
 
     def recorded(self) -> Files:
         """Return path → content of what the daemon last ran with; empty if that is not known."""
-        try:
-            return dict(json.loads(atomic_file.read(str(self.record)) or b"{}"))
-        except (ValueError, TypeError):
-            return {}
+        return _load(self.record)
 
-    def save(self, files: Files) -> None:
-        self.record.parent.mkdir(mode=0o755, exist_ok=True)
-        atomic_file.replace(str(self.record), json.dumps(files).encode(), 0o600, OWNER)
+    def replaced(self, new: Sequence[str]) -> Files:
+        """Return path → content of what was there before this module's first file, None for nothing.
+
+        Of the *new* paths it is what is there now, unless an interrupted run has seen it before.
+        """
+        return {**{path: read(path) for path in new}, **_load(self.before)}
+
+    def save(self, files: Files, record: Optional[Path] = None) -> None:
+        record = record or self.record
+        if files != _load(record):
+            record.parent.mkdir(mode=0o755, exist_ok=True)
+            atomic_file.replace(str(record), json.dumps(files).encode(), 0o600, OWNER)
 
     def await_port(self, port: int, seconds: int) -> None:
         """Return once something listens on *port*. Raises DaemonError if the daemon ends, or is too slow."""
@@ -181,6 +191,11 @@ class Daemon:
         argv = ["scontrol", action] if action == "reconfigure" else ["systemctl", action, self.name]
         since = int(time.time())
         code, output, errors = self.module.run_command(argv)
+        # With many nodes, or on a busy machine, slurmctld takes longer than commands wait (MessageTimeout). A
+        # second reconfiguration does what the first one did, and says how that ended.
+        while code and "timed out" in output + errors and time.time() < since + self.module.params["wait"]:
+            time.sleep(1)
+            code, output, errors = self.module.run_command(argv)
         # A start is no error for systemctl if a condition of the unit is not met.
         if code == 0 and (action == "reconfigure" or self.running):
             return
@@ -188,6 +203,13 @@ class Daemon:
         lines = self.module.run_command(journal)[1].splitlines()
         said = [line for line in lines if "error:" in line or "fatal:" in line]
         raise DaemonError("; ".join([f"{' '.join(argv)} fails", *(output + errors).splitlines(), *said]))
+
+
+def _load(record: Path) -> Files:
+    try:
+        return dict(json.loads(atomic_file.read(str(record)) or b"{}"))
+    except (ValueError, TypeError):
+        return {}
 
 
 def read(path: str) -> Optional[str]:
@@ -270,9 +292,10 @@ def run(module: AnsibleModule) -> dict:
     to_record = {
         path: digest(content or "") if path in secrets else content for path, content in given.items()
     }
+    replaced = daemon.replaced([path for path in given if path not in recorded and path not in secrets])
     # A file that is not wanted any more goes last, when none of the others names it.
     gone = [path for path in [*module.params["absent"], *recorded] if path not in given]
-    wanted: Files = {**given, **dict.fromkeys(gone)}
+    wanted: Files = {**given, **{path: replaced.get(path) for path in gone}}
     present: Files = {path: read(path) for path in wanted}
     access.update({path: access_of(path) for path in wanted if path not in access})
     # What it runs with, as far as that is known: a file that is present may never have been read.
@@ -309,6 +332,8 @@ def run(module: AnsibleModule) -> dict:
             for path in different
         ]
     if not module.check_mode:
+        # First: a run that is interrupted would take its own files for those of somebody else.
+        daemon.save(replaced, daemon.before)
         put({path: wanted[path] for path in different}, access)
         actions = apply(daemon, actions, used, wanted, access)
         if module.params["port"] and daemon.running:
@@ -316,6 +341,7 @@ def run(module: AnsibleModule) -> dict:
         if not enabled:
             module.run_command(["systemctl", "enable", daemon.name], check_rc=True)
         if recorded != to_record:
+            daemon.save({path: content for path, content in replaced.items() if path in given}, daemon.before)
             daemon.save(to_record)
     return {"changed": pending or start or not enabled, "actions": actions, "diff": diff}
 

@@ -13,6 +13,9 @@ show) ! grep unreadable "$SLURM_CONF";;
 ping) test ! -e "$DIR/elsewhere";;
 reconfigure)
     echo reconfigure >>"$DIR/log"
+    if rm "$DIR/slow" 2>/dev/null; then
+        echo "slurm_reconfigure error: Socket timed out on send/recv operation" >&2; exit 1
+    fi
     test ! -e "$DIR/elsewhere" && ! grep --quiet broken "$DIR/slurm.conf";;
 esac""",
     "systemctl": """
@@ -220,6 +223,41 @@ def test_a_file_of_somebody_else_is_left_alone(daemon, node):
     (node / "plugstack.conf").write_text("theirs")
     daemon("a=1")
     assert not daemon("a=1")["changed"] and (node / "plugstack.conf").read_text() == "theirs"
+
+
+@pytest.mark.parametrize(("wait", "log"), [(300, ["reconfigure"] * 2), (0, ["reconfigure"])])
+def test_a_slurmctld_that_takes_longer_than_scontrol_waits_is_asked_again(daemon, node, wait, log):
+    daemon("a=1")
+    (node / "slow").touch()
+    result = daemon("a=2", wait=wait)
+    assert result["log"] == log and ("failed" in result) == (wait == 0)
+    assert conf(node) == ("a=1\n" if wait == 0 else "a=2\n")
+
+
+def test_a_file_that_took_the_place_of_another_gives_it_back(daemon, node):
+    (node / "plugstack.conf").write_text("of the package")
+    ours = [{"path": "plugstack.conf", "content": "ours"}]
+    daemon("a=1", beside=ours)
+    assert not daemon("a=1", beside=ours)["changed"] and (node / "plugstack.conf").read_text() == "ours"
+    assert daemon("a=1", check=True)["changed"] and (node / "plugstack.conf").read_text() == "ours"
+    result = daemon("a=1")
+    assert result["log"] == ["reconfigure"] and (node / "plugstack.conf").read_text() == "of the package"
+    assert not daemon("a=1")["changed"]
+    # Whoever owns it may change it meanwhile.
+    (node / "plugstack.conf").write_text("newer")
+    daemon("a=1", beside=ours)
+    daemon("a=1")
+    assert (node / "plugstack.conf").read_text() == "newer"
+
+
+def test_what_an_interrupted_run_wrote_is_nobody_elses(daemon, node):
+    ours = [{"path": "plugstack.conf", "content": "ours"}]
+    daemon("a=1")
+    assert daemon("a=broken", beside=ours)["failed"] and not (node / "plugstack.conf").exists()
+    (node / "plugstack.conf").write_text("ours")
+    daemon("a=1", beside=ours)
+    daemon("a=1")
+    assert not (node / "plugstack.conf").exists()
 
 
 def test_a_secret_is_in_no_diff_and_no_record(daemon, node):

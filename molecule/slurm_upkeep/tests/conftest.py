@@ -40,22 +40,28 @@ class Job:
     """A container job on c1 that counts, until it is let go, and ends with exit code 0."""
 
     IMAGE = "/tmp/box.sif"
-    SCRIPT = "n=0; while [ ! -e /tmp/go ]; do n=$((n+1)); echo $n > /tmp/count; /bin/busybox sleep 0.2; done"
+    SCRIPT = f"""\
+#!/bin/sh
+exec apptainer exec {IMAGE} /bin/busybox sh -c '
+    n=0
+    while [ ! -e /tmp/go ]; do n=$((n + 1)); echo $n > /tmp/count; /bin/busybox sleep 0.2; done'
+"""
 
     def __init__(self, node: Node, alice: Callable[[str], str]) -> None:
         self._c1, self._alice = node("c1"), alice
         self._c1.check_output("rm -f /tmp/go /tmp/count")
-        job = f"exec apptainer exec {self.IMAGE} /bin/busybox sh -c '{self.SCRIPT}'"
-        self.number = alice(f'sbatch --parsable --nodelist=c1 --output=/tmp/said --wrap="{job}"')
+        alice(f"cat > job.sh <<'END'\n{self.SCRIPT}END")
+        self.number = alice("sbatch --parsable --nodelist=c1 --output=/dev/null job.sh")
         wait_for(self._counted)
 
     def _counted(self) -> int:
-        return int(self._c1.run("cat /tmp/count").stdout or 0)
+        # It may be empty for a moment.
+        return int(self._c1.run("cat /tmp/count").stdout.strip() or 0)
 
     def lives(self) -> bool:
         """Whether it goes on counting, and Slurm knows it."""
         before = self._counted()
-        wait_for(lambda: self._counted() > before, 20)
+        wait_for(lambda: self._counted() > before, 20, lambda: self._alice("squeue; sinfo"))
         return self._alice(f"squeue --noheader --jobs={self.number} --format=%T") == "RUNNING"
 
     def let_go(self) -> str:
