@@ -89,4 +89,5 @@ def judge(result: PlaybookResult, nodes: Collection[str], *, proof: bool) -> Res
 
 def _short(text: str) -> str:
     words = " ".join(text.split())
-    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"
+    # A program says what is wrong at the end, and its command line stands before that.
+    return words if len(words) <= _LONGEST else f"{words[: _LONGEST // 3]} … {words[-_LONGEST * 2 // 3 :]}"

@@ -289,6 +289,12 @@ def test_nodes_fail_each_by_itself():
     assert judge(said, NAMES, proof=False) == Result({"c1": "dpkg is locked"}, {"c2": "no route"})
 
 
+def test_of_a_long_message_the_end_is_kept():
+    said = judge(result(status=2, failed={"c1": f"began {'x' * 900} no space"}), NAMES, proof=False)
+    assert said.failed["c1"].startswith("began x") and said.failed["c1"].endswith("x no space")
+    assert len(said.failed["c1"]) < 310
+
+
 def test_what_is_not_proved_failed():
     said = result(results={"c1": {}, "c2": {}, "c3": {}})
     assert judge(said, NAMES, proof=True) == Result({"c4": "nothing proves it"})

@@ -2,42 +2,24 @@
 
 import os
 import signal
-import time
 
-from conftest import COMPUTE, HURRY
+from shared.rollout_fixtures import COMPUTE, HURRY, work
 
 REASON = "PSU 2 of c3 beeps; ticket #4711, J. Doe"
-
-
-def same(version, wanted):
-    return version.split("-")[0] == wanted.split("-")[0]
-
-
-def work(controller, slurm, jobs, until=lambda: False):
-    """Let the job of each node go once the node drains under it, until the controller has ended."""
-    drained = []
-    while controller.poll() is None and not until():
-        for name, (state, reason) in slurm().items():
-            if state == "draining" and reason.startswith("fleet r") and name not in drained:
-                assert jobs.states()[name] == "RUNNING"
-                drained.append(name)
-                jobs.let_go(name)
-        time.sleep(0.5)
-    return sorted(drained)
 
 
 def test_an_upgrade_under_running_container_jobs(
     *, fleet, repository, jobs, versions, slurm, as_alice, image, tmp_path
 ):
     old, new = repository["versions"][0], repository["versions"][-1]
-    assert all(same(version, old) for version in versions().values())
+    assert versions() == dict.fromkeys(COMPUTE, old)
     controller = fleet.begin(tmp_path / "said", "start", "--to", new, "--yes", *HURRY)
     assert work(controller, slurm, jobs) == list(COMPUTE)
     said = (tmp_path / "said").read_text()
     assert controller.wait() == 0, said
     # No job was killed or queued again, though each could have been.
     assert jobs.ends() == ["JobState=COMPLETED Restarts=0 ExitCode=0:0"] * 3
-    assert all(same(version, new) for version in versions().values())
+    assert versions() == dict.fromkeys(COMPUTE, new)
     assert slurm() == dict.fromkeys(COMPUTE, ("idle", ""))
     assert as_alice(f"srun --nodes=3 apptainer exec {image} echo runs").split() == ["runs"] * 3
     assert f"change it to {new}" in said
@@ -76,16 +58,14 @@ def test_back_with_a_killed_controller_and_a_node_of_somebody_else(
     work(follower, slurm, jobs)
     assert follower.wait() == 0, (tmp_path / "after").read_text()
     assert jobs.ends() == ["JobState=COMPLETED Restarts=0 ExitCode=0:0"] * 3
-    found = versions()
-    assert all(same(found[name], old) for name in ("c1", "c2"))
-    assert same(found["c3"], new)
+    assert versions() == {"c1": old, "c2": old, "c3": new}
     assert slurm() == {"c1": ("idle", ""), "c2": ("idle", ""), "c3": ("drained", REASON)}
 
 
 def test_what_is_left_follows_when_its_owner_gives_it_back(fleet, repository, head, versions, slurm):
     head.check_output("scontrol update nodename=c3 state=resume")
     assert fleet("start", "--to", repository["versions"][0], "--yes", *HURRY).returncode == 0
-    assert all(same(version, repository["versions"][0]) for version in versions().values())
+    assert versions() == dict.fromkeys(COMPUTE, repository["versions"][0])
     assert slurm()["c3"] == ("idle", "")
 
 

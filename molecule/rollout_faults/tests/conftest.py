@@ -1,0 +1,3 @@
+"""One cluster for all tests."""
+
+from shared.rollout_fixtures import *  # noqa: F403
