@@ -26,7 +26,7 @@ STAGE = """\
 
 @pytest.fixture
 def upgraded(tmp_path):
-    """Run the stages of the role's upgrade for hosts that are this machine; return who took part, in order."""
+    """Run the stages of the upgrade for hosts that are this machine; return who took part, in order."""
     stages = yaml.safe_load((TASKS / "upgrade.yml").read_text())
     names = [task["name"] for task in stages]
     (tmp_path / "stages.yml").write_text(yaml.safe_dump(stages[names.index("Upgrade slurmdbd") :]))
