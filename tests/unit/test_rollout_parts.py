@@ -6,10 +6,14 @@ import dataclasses
 import datetime
 import io
 import json
+import os
 import re
 import resource
 import sqlite3
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -239,6 +243,25 @@ def test_without_room_for_the_journal_nothing_is_done(tmp_path):
     assert Driver(made, again, cluster, cluster).run("resume") == "complete"
     assert not cluster.violations and all(n.applied == {"2": 1} for n in cluster.nodes.values())
     again.close()
+
+
+def test_a_disk_that_is_really_full_ends_it_and_room_lets_it_go_on(tmp_path):
+    alone = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces here")
+    tests = Path(__file__).parents[1]
+    ended = subprocess.run(
+        [*alone, sys.executable, str(tests / "rollout_full_disk.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(tests.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    full, mend, held, outcome, after, applied = ended.stdout.splitlines()
+    assert "journal.sqlite" in full and "full" in full and "fleet rollout resume" in mend
+    assert (held, outcome, after.strip()) == ("held: c1", "complete", "held:")
+    assert applied == "{'2': 1} {'2': 1} {'2': 1}"
 
 
 def test_whoever_only_asks_does_not_keep_anybody_from_the_lock(tmp_path):
