@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 
 #: What is on the site, as globs below the checkout: pages, and files that pages link to.
 PAGES = ("*.md", "docs/**/*.md", "roles/*/README.md")
-LINKED = ("LICENSE", "docs/assets/*", "docs/examples/*", "playbooks/*.yml")
+LINKED = ("LICENSE", "docs/assets/*", "docs/examples/**/*", "playbooks/*.yml")
 
 
 class _LikeTheForge(Extension):  # type: ignore[misc] # it has no types
@@ -71,4 +71,5 @@ def _project(config: MkDocsConfig) -> Path:
 
 
 def _found(project: Path, pattern: str) -> list[str]:
-    return sorted(path.relative_to(project).as_posix() for path in project.glob(pattern))
+    files = filter(Path.is_file, project.glob(pattern))
+    return sorted(path.relative_to(project).as_posix() for path in files)

@@ -50,11 +50,16 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_pages_lie_as_in_the_checkout(checkout: Path, tmp_path: Path) -> None:
-    (checkout / "README.md").write_text("# Home\n\n[the reference](docs/reference/README.md)\n")
+    example = checkout / "docs/examples/folder/rules.yml"
+    example.parent.mkdir(parents=True)
+    example.write_text("groups: []\n")
+    links = "[the reference](docs/reference/README.md) [rules](docs/examples/folder/rules.yml)"
+    (checkout / "README.md").write_text(f"# Home\n\n{links}\n")
     ended = build(checkout, tmp_path / "site")
     assert ended.returncode == 0, ended.stderr
     home = (tmp_path / "site/index.html").read_text()
     assert 'href="docs/reference/index.html"' in home
+    assert (tmp_path / "site/docs/examples/folder/rules.yml").is_file()
     role = (tmp_path / "site/roles/apptainer/index.html").read_text()
     assert re.search(r"<ul>\s*<li>list\s*<ul>\s*<li>in a list</li>", role)
     fetched = [path for path in (tmp_path / "site").rglob("*.html") if FETCHED.search(path.read_text())]
