@@ -26,7 +26,7 @@ LINKS, BACK, ROLLOUTS = 8, 60, 5
 _COLUMNS = ("apptainer", "profile", "profile_holds", "user_namespaces", "health", "pull", "os", "kernel")
 #: Told apart in light and dark, and by people who see colours otherwise (Okabe and Ito).
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#8c959f")
-_WIDTH, _HEIGHT, _LEFT, _TOP = 556.0, 124.0, 44.0, 16.0
+_WIDTH, _HEIGHT, _LEFT, _TOP = 544.0, 124.0, 56.0, 16.0
 
 
 def render(
