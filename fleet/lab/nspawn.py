@@ -45,6 +45,8 @@ WantedBy=multi-user.target
 """
 
 
+#: How systemd serves automounts. It looks for this once, long before the node's own devices are made.
+AUTOFS = Path("/dev/autofs")
 #: They would fail: a container has no modules to load, and no terminal that anybody sits at.
 NOT_IN_A_CONTAINER = ("console-getty.service", "systemd-modules-load.service")
 
@@ -115,6 +117,8 @@ class Nspawn:
             folder = lab.home / "shared" / path.strip("/").replace("/", "_")
             folder.mkdir(parents=True, exist_ok=True)
             binds.append(f"--bind={folder}:{path}")
+        if AUTOFS.exists():
+            binds.append(f"--bind={AUTOFS}")
         with (home / "console.log").open("ab") as console:
             process = subprocess.Popen(
                 [

@@ -6,10 +6,11 @@ of the package's starter (it truly runs in setuid mode); and both again at a new
 program relabelled*: every place in its binaries that says the old version says the new one. An upgrade in the
 lab therefore proves the upgrade, not a new release of Apptainer.
 
-All four, and a stand-in for SingularityCE (``singularity-ce``, which has its name and configuration and runs
-nothing), are there as Debian packages, for APT, and with the same content as RPM packages, for dnf and
-zypper. Those are made by rpmbuild here and are those of no distribution: they ask for no other package, and
-each version has an apptainer.conf of its own, so that rpm has something to keep a site's file apart from.
+All four, a stand-in for SingularityCE (``singularity-ce``, which has its name and configuration and runs
+nothing), and one for Lustre's client (``lustre-client-sim``), are there as Debian packages, for APT, and with
+the same content as RPM packages, for dnf and zypper. Those are made by rpmbuild here and are those of no
+distribution: they ask for no other package, and each version has an apptainer.conf of its own, so that rpm
+has something to keep a site's file apart from.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ cp --archive --no-preserve=ownership {tree}/. %{{buildroot}}/
 {files}
 """
 #: Part of the cache key: raise it when what `_make` builds changes.
-RECIPE = 3
+RECIPE = 4
+#: What stands in for Lustre's client.
+LUSTRE_CLIENT_SIM = Path(__file__).with_name("lustre_client_sim")
 #: What stands in for SingularityCE: its package's name and configuration, and a program that does nothing.
 SINGULARITY_SIM_CONF = """\
 # As SingularityCE has it, with what a site has changed.
@@ -97,7 +100,14 @@ class PackageRepository:
     @property
     def folder(self) -> Path:
         """Root of the repository's tree, as served over HTTP; there or to be made."""
-        ingredients = {"mirror": self.mirror.url, "architecture": debian_architecture(), "recipe": RECIPE}
+        ingredients = {
+            "mirror": self.mirror.url,
+            "architecture": debian_architecture(),
+            "recipe": RECIPE,
+            "lustre_client_sim": {
+                path.name: path.read_text() for path in sorted(LUSTRE_CLIENT_SIM.iterdir()) if path.is_file()
+            },
+        }
         key = cache_key(ingredients)
         return lab_cache() / "repositories" / f"apptainer-{key}"
 
@@ -145,9 +155,12 @@ class PackageRepository:
             for unpacked in (tree, self._setuid_tree(tree, work / f"{version}-suid")):
                 self._pack(unpacked, pool)
                 self._pack_rpm(unpacked, work, part / RPM_FOLDER)
-        singularity = _singularity_sim(work / "singularity_sim")
-        self._pack(singularity, pool)
-        self._pack_rpm(singularity, work, part / RPM_FOLDER)
+        for sim in (
+            _singularity_sim(work / "singularity_sim"),
+            _lustre_client_sim(work / "lustre_client_sim"),
+        ):
+            self._pack(sim, pool)
+            self._pack_rpm(sim, work, part / RPM_FOLDER)
         shutil.rmtree(work)
         self._index(part)
         (part / "contents.json").write_text(json.dumps({"versions": [old, new], "packages": packages}))
@@ -221,7 +234,7 @@ class PackageRepository:
         relations = "Conflicts: singularity-ce\nObsoletes: singularity <= 3.8.7-3"
         if name != "apptainer":
             relations = f"Requires: apptainer = {version}-{release}"
-        if name == "singularity-ce":
+        if name.endswith(("-ce", "-sim")):
             relations = ""
         spec = content.with_suffix(".spec")
         spec.write_text(
@@ -280,6 +293,31 @@ def _singularity_sim(tree: Path) -> Path:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(content)
     (tree / "usr/bin/singularity").chmod(0o755)
+    return tree
+
+
+def _lustre_client_sim(tree: Path) -> Path:
+    """A package with the programs of Lustre's client, unpacked; they are a stand-in, see there."""
+    program = tree / "usr/lib/lustre_client_sim/lustre_client_sim"
+    program.parent.mkdir(parents=True)
+    shutil.copy(LUSTRE_CLIENT_SIM / program.name, program)
+    program.chmod(0o755)
+    for name in ("sbin/mount.lustre", "sbin/lnetctl", "sbin/lctl", "sbin/lustre_rmmod", "bin/lfs"):
+        link = tree / "usr" / name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(f"/{program.relative_to(tree)}")
+    unit = tree / "usr/lib/systemd/system/lnet.service"
+    unit.parent.mkdir(parents=True)
+    shutil.copy(LUSTRE_CLIENT_SIM / unit.name, unit)
+    (tree / "DEBIAN").mkdir()
+    shutil.copy(LUSTRE_CLIENT_SIM / "postinst", tree / "DEBIAN/postinst")
+    (tree / "DEBIAN/postinst").chmod(0o755)
+    (tree / "DEBIAN/control").write_text(
+        "Package: lustre-client-sim\nVersion: 2.16.1-1\n"
+        f"Architecture: {debian_architecture()}\nMaintainer: lab <root@localhost>\nSection: admin\n"
+        "Depends: bindfs, python3\nPriority: optional\n"
+        "Description: lustre_client_sim of the lab, a stand-in for Lustre's client\n"
+    )
     return tree
 
 
