@@ -224,17 +224,21 @@ leftovers:
   elements: str
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
 from typing import Dict, List
 
 from ansible.module_utils import (
+    apptainer_conf,
     apptainer_files,
     apptainer_keyring,
     apptainer_packages,
     apptainer_version,
     atomic_file,
+    file_systems,
+    mounts,
     openpgp,
     private_view,
     singularity_conf,
@@ -242,6 +246,8 @@ from ansible.module_utils import (
 from ansible.module_utils.apptainer_files import FilesError
 from ansible.module_utils.basic import AnsibleModule
 
+#: What every container gets has to answer in this time.
+BIND_SECONDS = 5
 MODE = 0o644
 FOLDER_MODE = 0o755
 
@@ -269,6 +275,9 @@ def run(module: AnsibleModule) -> dict:
         parameters["config"] = {**inherited.settings, **parameters["config"]}
     contents = wanted(parameters, release)
     changed = {name: content for name, content in contents.items() if differs(folder / name, content)}
+    if not module.check_mode:
+        for warning in refuse_missing_binds(contents, release):
+            module.warn(warning)
     opened = is_open(folder)
     proved = False
     if changed and installed == release:
@@ -305,6 +314,22 @@ def wanted(parameters: dict, release: str) -> Dict[str, bytes]:
         keys = apptainer_keyring.selected(parameters["keys"])
         contents[apptainer_files.KEYRING] = openpgp.keyring(keys)
     return {**contents, **apptainer_files.render(apptainer_files.check(parameters, release), release)}
+
+
+def refuse_missing_binds(contents: Dict[str, bytes], release: str) -> List[str]:
+    """Raise FilesError if what every container gets is not on this node, as none would start then.
+
+    Returns what does not answer, as sentences: that is a matter of its server.
+    """
+    conf = contents.get("apptainer.conf")
+    binds = apptainer_conf.parse(conf.decode(), release)["bind path"] if conf is not None else ()
+    sources = {bind.partition(":")[0] for bind in binds} - set(file_systems.DEFAULT_BINDS)
+    answers = mounts.probe(sorted(sources), BIND_SECONDS)
+    missing = [path for path in answers if answers[path].endswith(os.strerror(errno.ENOENT))]
+    if missing:
+        what = f"'bind path' has {', '.join(missing)}, which is not on this node: no container would start"
+        raise FilesError([("config", f"{what}; make it, or leave it out for nodes that lack it")])
+    return [f"'bind path': {answer}" for answer in answers.values() if answer]
 
 
 def owner() -> tuple:

@@ -183,6 +183,25 @@ def test_a_wrong_setting_is_refused_before_anything_else(config, folder, node):
     assert contents(folder) == before and not node.asked
 
 
+def test_what_every_container_gets_has_to_be_on_the_node(config, folder, tmp_path):
+    """Apptainer starts no container if the source of a bind is missing."""
+    wanted = {"bind path": [f"{tmp_path}:/data", "/no/such:/data", "/etc/localtime"]}
+    result = config(config=wanted)
+    assert result["failed"] and "/no/such, which is not on this node" in result["msg"]
+    assert str(tmp_path) not in result["msg"] and not (folder / "apptainer.conf").exists()
+    # What an earlier task would make is not there yet.
+    assert config(config=wanted, check=True)["changed"]
+    assert config(config={"bind path": [str(tmp_path)]})["changed"]
+
+
+def test_a_server_that_does_not_answer_is_no_reason_to_leave_a_node_unconfigured(config, node, monkeypatch):
+    monkeypatch.setattr(
+        config.plugin.mounts, "probe", lambda paths, _: {path: f"{path} did not answer" for path in paths}
+    )
+    assert config(config={"bind path": ["/away"]})["changed"]
+    assert node.warnings == ["'bind path': /away did not answer"]
+
+
 def test_owner_mode_and_kind_of_files_and_folder_are_mended(config, folder, tmp_path):
     config(config={})
     (folder / "apptainer.conf").chmod(0o666)
