@@ -320,6 +320,24 @@ def _hardware(entry: Mapping[str, Any]) -> Dict[str, Probe]:
     return {"hardware": _plain(look, entry.get("timeout", 10))}
 
 
+def _lustre(entry: Mapping[str, Any]) -> Dict[str, Probe]:
+    """Lustre says that it is healthy, and LNet is up on the networks of the node."""
+
+    def look() -> str:
+        from . import lustre  # noqa: PLC0415 - of few nodes
+
+        code, out, _ = command(["lctl", "get_param", "-n", "health_check"])
+        # While nothing is mounted there is no such parameter.
+        if code == 0 and out.strip() != "healthy":
+            return f"lustre says of itself: {' '.join(out.split())}"
+        code, out, err = command(["lnetctl", "net", "show"])
+        if code:
+            return f"LNet is not there: {' '.join(err.split())}"
+        return "; ".join(lustre.down(out, entry["networks"]))
+
+    return {"lustre": _plain(look, entry.get("timeout", 10))}
+
+
 def _commands(entries: Sequence[Mapping[str, Any]]) -> Dict[str, Probe]:
     """Programs of the site succeed; the last line that one says is what is wrong."""
 
@@ -404,6 +422,9 @@ CHECKS: Mapping[str, Check] = {
             }
         ),
         _hardware,
+    ),
+    "lustre": Check(
+        _one({"networks": Field(typed.items(_word), required=True), "timeout": Field(_seconds)}), _lustre
     ),
     "user_namespaces": Check(
         _one({"available": Field(typed.boolean, required=True), "user": Field(typed.text())}),

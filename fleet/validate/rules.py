@@ -22,7 +22,7 @@ from fleet.hostlist import fold
 from fleet.lab import model as lab
 from fleet.markup import plain
 from fleet.paths import state_home
-from fleet.validate import apptainer, hardware, images, slurm_containers
+from fleet.validate import apptainer, file_systems, hardware, images, slurm_containers
 from fleet.validate.findings import Finding, Severity, ordered
 from fleet.validate.resolve import Resolved, UnresolvedError, contains_unknown, templates
 from fleet.validate.vocabulary import GROUPS, OTHER_GROUPS, SLURM_SWITCH, Vocabulary, guess, near
@@ -773,6 +773,34 @@ def _node_health(inventory: _Inventory) -> Iterator[Finding]:
         yield _error("node_health", what, "put it in group node_health", place, _hosts(without))
 
 
+# --- file systems -------------------------------------------------------------------------------------------
+
+
+def _file_systems(inventory: _Inventory) -> Iterator[Finding]:
+    """What hosts mount, and what their containers see of it."""
+    resolved = inventory.resolved
+    if "lustre_file_systems" not in inventory.vocabulary.names():
+        return
+    owners = ("lustre", "nfs_mounts", "other_mounts")
+    mounting = sorted({host for owner in owners for host in resolved.members(owner)})
+    if not mounting:
+        return
+    elsewhere: set[str] = set()
+
+    def learn(host: str, values: dict[str, Any], _: set[str]) -> Iterator[apptainer.Judgement]:
+        for some in file_systems.read(values, resolved.groups(host)).values():
+            elsewhere.update(one.path for one in some)
+        yield from ()
+
+    list(_judged(inventory, mounting, file_systems.VARIABLES, learn))
+    yield from _judged(
+        inventory,
+        sorted({*mounting, *resolved.members("apptainer")}),
+        file_systems.VARIABLES,
+        lambda host, values, _: file_systems.judge(values, resolved.groups(host), elsewhere),
+    )
+
+
 # --- images -------------------------------------------------------------------------------------------------
 
 
@@ -881,6 +909,7 @@ _RULES: tuple[Callable[[_Inventory], Iterator[Finding]], ...] = (
     _slurm_containers,
     _hardware,
     _node_health,
+    _file_systems,
     _images,
     _apptainer,
 )

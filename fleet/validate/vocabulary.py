@@ -21,8 +21,10 @@ from module_utils import (
     accelerators,
     apptainer_packages,
     apptainer_version,
+    file_systems,
     image_declaration,
     infiniband,
+    lustre,
     node_health,
     node_limits,
     openpgp,
@@ -46,7 +48,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "slurm_compute": ("slurm", "slurm_containers", "node_record"),
     "slurm_login": ("slurm", "slurm_containers", "node_record"),
     "infiniband": ("infiniband", "limits"),
+    "lustre": ("lustre",),
+    "nfs_mounts": ("nfs_mounts",),
     "node_health": ("node_health",),
+    "other_mounts": ("other_mounts",),
     "pbs_compute": ("pbs_containers",),
     "pbs_server": ("pbs_containers",),
     "pull": ("pull",),
@@ -98,6 +103,18 @@ def _helpers(value: Any) -> None:
     apptainer_packages.check_helpers(value.split(",") if isinstance(value, str) else value)
 
 
+def _file_systems(owner: str) -> Callable[[Any], object]:
+    return lambda value: _plainly(file_systems.read, value, owner)
+
+
+def _plainly(check: Callable[..., object], *arguments: Any) -> object:
+    # What is wrong begins with its place in the value, and here stands behind the variable's name.
+    try:
+        return check(*arguments)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(": ").replace("\n", "; ")) from error
+
+
 def _given(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry for name, entry in value.items() if entry is not None}
 
@@ -116,6 +133,10 @@ FORMATS: Mapping[str, Callable[[Any], object]] = {
     "limits_units": node_limits.check_units,
     "node_health_checks": lambda value: node_health.read({"node": "-", "checks": _given(value)}),
     "image_store_images": image_declaration.read,
+    "lustre_file_systems": _file_systems("lustre"),
+    "lustre_networks": lambda value: _plainly(lustre.read, value) if value else None,
+    "nfs_mounts_file_systems": _file_systems("nfs_mounts"),
+    "other_mounts_file_systems": _file_systems("other_mounts"),
     "slurm_accounting_database": slurm_accounting.check_name,
     "slurm_accounting_parameters": slurm_accounting.check_parameters,
     "slurm_accounting_password": slurm_accounting.check_password,

@@ -132,7 +132,7 @@ def test_what_the_node_lacks_is_an_error_but_in_check_mode_where_it_may_still_co
     assert node(check=True)["changed"]
     node.kernel = ""
     networks = [{"net": "tcp", "interfaces": ["eth9"]}]
-    assert "no interface eth9 for LNet; this node has eth0, ib0, ib1" in node(networks)["msg"]
+    assert "no interface eth9 for LNet; there is eth0, ib0, ib1" in node(networks)["msg"]
     assert node(networks, check=True)["changed"] and node.told == [] and not node.conf.exists()
 
 

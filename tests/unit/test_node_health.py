@@ -86,6 +86,7 @@ def test_every_check_is_read_and_has_a_probe():
         "user_namespaces": {"available": True},
         "apptainer": {"version": "1.4.5", "setuid": False},
         "container": {"user": "nobody", "interval": 60},
+        "lustre": {"networks": ["tcp"]},
         "commands": [{"name": "nhc", "argv": ["true"]}],
     }
     assert set(entries) == set(health_checks.CHECKS)
@@ -105,6 +106,32 @@ def test_a_file_system_that_is_full_has_no_inodes_or_is_read_only(monkeypatch, t
     monkeypatch.setattr(health_checks.os, "statvfs", lambda _: full)
     assert "1.0 % of its inodes free" in look("disk", [{"path": path, "free_inodes_percent": 5}])
     assert look("writable", [path]) == f"{path} is read-only"
+
+
+NETS = "net:\n    - net type: tcp\n      local NI(s):\n        - nid: a@tcp\n          status: up\n"
+
+
+@pytest.mark.parametrize(
+    ("health", "shown", "wrong"),
+    [
+        (
+            (0, "healthy\n"),
+            (
+                0,
+                "net:\n    - net type: tcp\n      local NI(s):\n        - nid: a@tcp\n          status: up\n",
+            ),
+            "",
+        ),
+        # While nothing is mounted there is no such parameter.
+        ((2, ""), (0, "net:\n    - net type: lo\n"), "LNet has no network tcp"),
+        ((0, "NOT HEALTHY\n"), (0, ""), "lustre says of itself: NOT HEALTHY"),
+        ((0, "healthy\n"), (255, ""), "LNet is not there: "),
+    ],
+)
+def test_lustre_and_lnet_say_how_they_are(monkeypatch, health, shown, wrong):
+    answers = {"lctl": health, "lnetctl": shown}
+    monkeypatch.setattr(health_checks, "command", lambda argv: (*answers[argv[0]], ""))
+    assert look("lustre", {"networks": ["tcp"]}) == wrong
 
 
 def test_several_things_that_are_wrong_are_all_said(tmp_path):
