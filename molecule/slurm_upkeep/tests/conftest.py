@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from testinfra.host import Host
+
+from module_utils import slurm_nodes
 
 CONTROLLERS, COMPUTE = ("ctl1", "ctl2"), ("c1", "c2")
 NODES = (*CONTROLLERS, "db", "login", *COMPUTE)
@@ -93,6 +96,20 @@ def drained(login: Host) -> Iterator[Callable[[], str]]:
     login.check_output("scontrol update nodename=c2 state=drain reason=%s", REASON)
     yield lambda: login.check_output("sinfo --noheader --Node --partition=main --nodes=c2 --format='%%T %%E'")
     login.check_output("scontrol update nodename=c2 state=resume")
+
+
+@pytest.fixture
+def said_the_same(login: Host) -> Callable[[], set[str]]:
+    """Read the nodes as each data parser of this Slurm says them; return the parsers, of which all agree."""
+
+    def read() -> set[str]:
+        found = re.findall(r"v0\.0\.\d+", login.run("scontrol --json=list").stdout)
+        said = [login.check_output("scontrol show node c1,c2 --json=%s", parser) for parser in found]
+        nodes = [slurm_nodes.parse(text) for text in said]
+        assert list(nodes[0]) == list(COMPUTE) and all(other == nodes[0] for other in nodes), found
+        return set(found)
+
+    return read
 
 
 @pytest.fixture

@@ -54,3 +54,9 @@ def test_a_drain_of_somebody_else_is_never_ended(nodes, drained, login):
     done = nodes("resumed", reason=OURS, foreign="skip", timeout=30)
     assert (done["changed_nodes"], done["foreign_nodes"]) == ("c1", "c2")
     assert drained() == f"drained {REASON}"
+
+
+def test_every_json_of_this_release_is_understood(drained, said_the_same):
+    """Those of 23.11, 24.05 and 24.11."""
+    assert drained() == f"drained {REASON}"
+    assert {"v0.0.40", "v0.0.41", "v0.0.42"} <= said_the_same()
