@@ -57,4 +57,7 @@ def test_a_plugin_goes_after_its_line(head, node, playbook, alice, changed):
     head.check_output("scontrol update nodename=c1 state=resume")
     assert alice("srun --nodelist=c1 sh -c 'echo none$GREETING'").strip() == "none"
     assert not node("c1").file(PLUGIN).exists
-    assert "greeting" not in node("c1").run("cat /run/slurm/conf/plugstack.conf").stdout
+    # Debian's own file, which was there before, is there again.
+    for name, path in (("head", "/etc/slurm"), ("c1", "/run/slurm/conf")):
+        text = node(name).check_output("cat %s/plugstack.conf", path)
+        assert "include /etc/slurm/plugstack.conf.d" in text and "greeting" not in text
