@@ -238,7 +238,9 @@ def units(one: FileSystem, owner: str) -> Dict[str, str]:
     needs = "".join(f"Requires={unit}\nAfter={unit}\n" for unit in one.requires)
     mount = (
         f"{HEAD}{owner}\n[Unit]\nDescription={one.type} {one.path}\n{needs}"
-        "Wants=network-online.target\nAfter=network-online.target\n\n"
+        "Wants=network-online.target\nAfter=network-online.target\n"
+        # Else an automount ends for ever once its mount has failed a few times within seconds.
+        "StartLimitIntervalSec=0\n\n"
         f"[Mount]\nWhat={one.source}\nWhere={one.path}\nType={one.type}\nOptions={options(one)}\n"
         f"TimeoutSec={one.timeout}\n"
     )

@@ -81,6 +81,8 @@ def test_a_lustre_mount_comes_after_lnet_and_an_automount_asks_no_server():
     units = file_systems.units(read(SCRATCH), "lustre")
     mount, automount = units["lustre-scratch.mount"], units["lustre-scratch.automount"]
     assert "Requires=lnet.service\nAfter=lnet.service\n" in mount
+    # Users who look again and again while the server is away don't end the automount.
+    assert "StartLimitIntervalSec=0" in mount.partition("[Mount]")[0]
     assert "Options=_netdev,nosuid,nodev,flock\n" in mount and "TimeoutSec=30\n" in mount
     # The server is asked when somebody looks, so nothing but the automount belongs to the boot.
     assert "[Install]" not in mount and "WantedBy=remote-fs.target" in automount and "lnet" not in automount
