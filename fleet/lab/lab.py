@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleet.errors import FleetError
-from fleet.lab import network
+from fleet.lab import control_groups, network
 from fleet.lab.backend import Backend
 from fleet.lab.cache import locked
 from fleet.lab.host import check_host, debian_mirror, install_packages, missing_packages
@@ -107,6 +107,7 @@ def plan_down(lab_name: str) -> list[Stage]:
     stages = [
         Stage("connections", [_close_step(socket_path) for socket_path in _connections(home)]),
         Stage("nodes", _process_steps(lab_name)),
+        Stage("control groups", _control_group_steps(lab_name)),
         Stage("network", _remove_network_steps(lab_name)),
         Stage("files", [Step(f"remove {home}", lambda: _remove(home))] if os.path.lexists(home) else []),
     ]
@@ -364,6 +365,11 @@ def _process_steps(lab_name: str) -> list[Step]:
     count = len(marked_processes(lab_name))
     text = f"switch off all nodes and end {count} processes of the lab"
     return [Step(text, lambda: kill_processes(lambda: marked_processes(lab_name)))] if count else []
+
+
+def _control_group_steps(lab_name: str) -> list[Step]:
+    there = control_groups.there(lab_name)
+    return [Step("remove control groups", lambda: control_groups.remove(lab_name))] if there else []
 
 
 def _remove_network_steps(lab_name: str) -> list[Step]:

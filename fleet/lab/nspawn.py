@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from fleet.lab import control_groups
 from fleet.lab.cache import made
 from fleet.lab.host import debian_mirror
 from fleet.lab.identity import NodeFile, hosts_file, identity_files, make_host_key
@@ -24,11 +25,14 @@ from fleet.lab.model import REPOSITORY_PORT, Lab, Node, node_home
 from fleet.lab.repository import PackageRepository
 from fleet.lab.run import ISOLATED, environment, kill_processes, processes_naming
 
-#: $1 overlay options, $2 its mount point, the rest: what to run there. The tmpfs keeps nspawn's own notes
-#: about the machine inside this mount namespace. Status 133 asks for a reboot (systemd-nspawn(1)).
+#: $1 overlay options, $2 its mount point, $3 control groups to be in, the rest: what to run there. The tmpfs
+#: keeps nspawn's own notes about the machine inside this mount namespace. Status 133 asks for a reboot
+#: (systemd-nspawn(1)).
 MOUNT_AND_RUN = """\
 mount -t overlay overlay -o "$1" "$2" && mkdir -p /run/systemd/nspawn || exit
-mount -t tmpfs tmpfs /run/systemd/nspawn && shift 2 || exit
+mount -t tmpfs tmpfs /run/systemd/nspawn || exit
+for group in $3; do echo 0 > "$group/cgroup.procs" || exit; done
+shift 3
 while "$@"; [ $? = 133 ]; do :; done
 """
 
@@ -109,6 +113,7 @@ class Nspawn:
         home = node_home(lab.name, node.name)
         lower = self.image_folder(lab, node)
         overlay = f"lowerdir={lower},upperdir={home}/upper,workdir={home}/work"
+        groups = control_groups.make(lab.name, node.name)
         binds = []
         if node.serves_repository:
             folder = PackageRepository(debian_mirror(lab.mirror), lab.name).folder
@@ -124,6 +129,7 @@ class Nspawn:
                 [
                     *ISOLATED,
                     *["sh", "-c", MOUNT_AND_RUN, "sh", overlay, str(home / "root")],
+                    " ".join(map(str, groups)),
                     *["systemd-nspawn", "--quiet", "--boot", "--directory", str(home / "root")],
                     *["--machine", _machine_name(lab, node), "--hostname", node.name],
                     *["--register=no", "--keep-unit", f"--network-bridge={lab.bridge}"],

@@ -58,6 +58,7 @@ def host_state() -> dict[str, list[str]]:
         "processes": [f"{pid} {command}" for pid, command in processes()],
         "hosts": Path("/etc/hosts").read_text().splitlines(),
         "forwarding": [] if BUSY else [Path("/proc/sys/net/ipv4/ip_forward").read_text()],
+        "control groups": [str(p) for p in Path("/sys/fs/cgroup").glob("**/apptainer-fleet-*")],
         "nspawn": [p.name for p in Path("/run/systemd/nspawn").rglob("*")],
     }
     if BUSY:

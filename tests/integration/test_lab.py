@@ -118,6 +118,14 @@ def test_two_labs_side_by_side(lab: Path, tmp_path: Path) -> None:
     assert_host_is_as(before)
 
 
+def test_what_systemd_kills_in_one_node_runs_on_in_the_others(lab: Path) -> None:
+    succeed("up", "-i", lab)
+    for node in "ab":
+        succeed("ssh", "-i", lab, node, "systemd-run --quiet --unit=same sleep 1000")
+    succeed("ssh", "-i", lab, "a", "systemctl kill --signal=KILL same; ! systemctl --quiet is-active same")
+    assert succeed("ssh", "-i", lab, "b", "systemctl is-active same") == "active\n"
+
+
 def test_a_network_in_use_is_refused_before_anything_is_made(lab: Path, tmp_path: Path) -> None:
     succeed("up", "-i", lab)
     other = write_inventory(tmp_path, "itlab2", "10.77.99.0/25", {"x": {"lab_address": "10.77.99.20"}})
