@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import os
@@ -18,20 +17,10 @@ import ansible.module_utils
 import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
-
-PROJECT = Path(__file__).parent.parent
+from plugin_files import PROJECT, load
 
 # Modules import `ansible.module_utils.NAME`, which Ansible collects from here when it sends them to a node.
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
-
-
-def load(path: Path) -> ModuleType:
-    """Return the file *path* of a plugin folder as a module."""
-    spec = importlib.util.spec_from_file_location(f"plugin_{path.parent.name}_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Runner:

@@ -30,7 +30,7 @@ def offline(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
             "env",
             "--ignore-environment",
             "PATH=/usr/bin:/bin",
-            "HOME=/nonexistent",
+            f"HOME={folder.parent}",
             *command,
         ],
         cwd=folder,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from conftest import PROJECT, load
+from plugin_files import PROJECT, load
 
 from module_utils import accelerators, node_health, slurm_gres
 

@@ -6,7 +6,7 @@ import configparser
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from conftest import PROJECT, load
+from plugin_files import PROJECT, load
 
 from module_utils import infiniband, node_health, node_limits
 
