@@ -23,7 +23,8 @@ LOCAL, SHARED = "/scratch/local/images", "/scratch/shared/images"
 LEFT_OUT = ("/run", "/var/log", "/var/lib/systemd", "/var/lib/prometheus", "/tmp", "/var/tmp", "/root")
 TREE = (
     f"find / -xdev \\( -path {' -o -path '.join(LEFT_OUT)} \\) -prune"
-    " -o -printf '%p %i %m %U %G %s %T@ %C@ %l\\n' | sort"
+    # No change time of folders: systemd-tmpfiles sets the mode of some, such as /home, to what it is.
+    " -o -printf '%p %i %m %U %G %s %T@' \\( -type d -printf '\\n' -o -printf ' %C@ %l\\n' \\) | sort"
 )
 
 
