@@ -85,10 +85,6 @@ class MountError(Exception):
     """What can't be mounted as it is wanted; the message says which, why, and the mend."""
 
 
-def listed() -> List[mounts.Mount]:
-    return mounts.parse(Path(mounts.MOUNTINFO).read_text(errors="surrogateescape"))
-
-
 def present_units() -> Dict[str, str]:
     """Return the mount units that the administrator of the node has, name → text."""
     found = {}
@@ -109,7 +105,7 @@ class Plan:
         self.wanted: Dict[str, str] = {}
         for one in self.mounted:
             self.wanted.update(file_systems.units(one, owner))
-        self.now = listed()
+        self.now = mounts.listed()
         self._refuse_others(every)
         #: path → why what is mounted there can't stay.
         self.disturbed: Dict[str, str] = {}
@@ -213,7 +209,7 @@ class Run:
         for path in self.plan.disturbed:
             self.actions.append(f"unmount {path}")
             check = self.module.check_mode
-            problem = unmounting.in_use(path) if check else unmounting.unmount(path, listed)
+            problem = unmounting.in_use(path) if check else unmounting.unmount(path)
             if problem:
                 raise MountError(problem)
 

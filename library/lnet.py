@@ -119,10 +119,6 @@ class LnetError(Exception):
     """LNet can't be had as it is wanted; the message says why, and the mend."""
 
 
-def listed() -> List[mounts.Mount]:
-    return mounts.parse(Path(mounts.MOUNTINFO).read_text(errors="surrogateescape"))
-
-
 class Run:
     """One call of the module."""
 
@@ -192,7 +188,11 @@ class Run:
 
     def unmount(self, why: List[str]) -> None:
         """Have no Lustre mounted. Raises LnetError."""
-        paths = [mount.path for mount in listed() if mount.type == "lustre" or lustre.is_source(mount.source)]
+        paths = [
+            mount.path
+            for mount in mounts.listed()
+            if mount.type == "lustre" or lustre.is_source(mount.source)
+        ]
         if not paths:
             return
         if self.module.params["change"] == "refuse":
@@ -208,7 +208,7 @@ class Run:
                 raise LnetError(busy)
         for path in reversed(paths):
             self.actions.append(f"unmount {path}")
-            problem = "" if self.module.check_mode else unmounting.unmount(path, listed)
+            problem = "" if self.module.check_mode else unmounting.unmount(path)
             if problem:
                 raise LnetError(problem)
 

@@ -215,8 +215,7 @@ def _mounts(entries: Sequence[Mapping[str, Any]]) -> Dict[str, Probe]:
 
 def mounted(path: str) -> Optional[str]:
     """Return the type of the file system that is mounted at *path*, the last one; None if none is."""
-    listed = mounts.parse(Path(mounts.MOUNTINFO).read_text(errors="surrogateescape"))
-    return next((mount.type for mount in reversed(listed) if mount.path == path), None)
+    return next((mount.type for mount in reversed(mounts.listed()) if mount.path == path), None)
 
 
 def _named(name: str, look: Callable[[], str]) -> Callable[[], str]:

@@ -12,6 +12,7 @@ import functools
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Tuple
 
 from . import bounded
@@ -63,6 +64,11 @@ def parse(text: str) -> List[Mount]:
                 Mount(number, parent, fields[2], root, path, options, described[0], _unescape(described[1]))
             )
     return mounts
+
+
+def listed() -> List[Mount]:
+    """Return the mounts that this process sees. Raises OSError."""
+    return parse(Path(MOUNTINFO).read_text(errors="surrogateescape"))
 
 
 def _unescape(path: str) -> str:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import Callable, Sequence
+from typing import Sequence
 
 from . import file_systems, mounts
 
 #: Seconds for unmounting; a client may have to write out what it holds.
 PATIENCE = 120
-
-Listed = Callable[[], Sequence[mounts.Mount]]
 
 
 def systemctl(words: Sequence[str], seconds: float) -> str:
@@ -41,17 +39,17 @@ def in_use(path: str) -> str:
     return f"{path} is in use by process {', '.join(busy[:5])}{more}: it stays mounted" if busy else ""
 
 
-def unmount(path: str, listed: Listed, seconds: float = PATIENCE) -> str:
+def unmount(path: str, seconds: float = PATIENCE) -> str:
     """Unmount what is at *path* and stop its automount; return why it could not be, empty if it was."""
     name = file_systems.escape(path)
     busy = in_use(path)
     if busy:
         return busy
     problem = systemctl(["stop", f"{name}.mount"], seconds)
-    if file_systems.mounted(path, listed()).mount:
+    if file_systems.mounted(path, mounts.listed()).mount:
         return f"{path} could not be unmounted: {problem or in_use(path) or 'it was mounted again'}"
-    if file_systems.mounted(path, listed()).watched:
+    if file_systems.mounted(path, mounts.listed()).watched:
         problem = systemctl(["stop", f"{name}.automount"], seconds)
-        if file_systems.mounted(path, listed()).watched:
+        if file_systems.mounted(path, mounts.listed()).watched:
             return f"the automount of {path} could not be stopped: {problem}"
     return ""

@@ -12,7 +12,6 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from fleet import database
@@ -79,7 +78,7 @@ class History:
                 )
                 audit.number = int(cursor.lastrowid or 0)
                 for finding, nodes in audit.found.items():
-                    data = json.dumps(asdict(finding), sort_keys=True)
+                    data = json.dumps(finding._asdict(), sort_keys=True)
                     self._db.execute("INSERT OR IGNORE INTO finding (data) VALUES (?)", (data,))
                     self._db.execute(
                         "INSERT INTO found SELECT ?, id, ?, ? FROM finding WHERE data = ?",

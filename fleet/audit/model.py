@@ -5,38 +5,28 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-#: Worst first.
-SEVERITIES = ("error", "warning", "info")
+from module_utils import node_audit
+from module_utils.node_audit import SEVERITIES
+
 #: The version of a node that has not said one.
 UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong, as `module_utils.node_audit.Finding` describes it."""
+class Finding(node_audit.Finding):
+    """One thing that is wrong, as a node has said it."""
 
-    source: str
-    rule: str
-    severity: str
-    subject: str
-    message: str
-    mend: str
-    file: str = ""
-    line: int = 0
-    evidence: str = ""
-    reference: str = ""
-    waived: str = ""
+    __slots__ = ()
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Finding:
         """From what a node has said. What it says beyond that is not taken. Raises TypeError."""
         known: dict[str, Any] = {
-            one.name: int(data["line"]) if one.name == "line" else str(data[one.name])
-            for one in fields(cls)
-            if one.name in data
+            name: int(data["line"]) if name == "line" else str(data[name])
+            for name in cls._fields
+            if name in data
         }
         if known.get("severity") not in SEVERITIES:
             known["severity"] = SEVERITIES[0]

@@ -12,12 +12,13 @@ from typing import Any
 from markupsafe import Markup
 
 from fleet import page
-from fleet.audit.model import SEVERITIES, Audit, Finding, Summary, moment
+from fleet.audit.model import Audit, Finding, Summary, moment
 from fleet.errors import FleetError
 from fleet.hostlist import fold
 from fleet.rollout.journal import Journal, folder
 from fleet.rollout.site import Site
 from fleet.rollout.state import Stage, State
+from module_utils.node_audit import SEVERITIES
 
 #: Rows of the tables; beyond them the page would be no longer read, nor loaded at once.
 FINDINGS, GROUPS = 3000, 5000

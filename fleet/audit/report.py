@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from fleet.audit.model import SEVERITIES, Audit, Finding, moment
+from fleet.audit.model import Audit, Finding, moment
 from fleet.hostlist import fold
+from module_utils.node_audit import SEVERITIES
 from module_utils.typed import printable
 
 #: Level of SARIF 2.1.0, section 3.27.10.
@@ -53,7 +54,7 @@ def as_dict(audit: Audit) -> dict[str, Any]:
         "unreachable": sorted(audit.unreachable),
         "counts": audit.tally(),
         "findings": [
-            {**asdict(finding), "nodes": sorted(nodes), "hostlist": fold(nodes)}
+            {**finding._asdict(), "nodes": sorted(nodes), "hostlist": fold(nodes)}
             for finding, nodes in audit.ordered
         ],
         "facts": dict(sorted(audit.facts.items())),
@@ -214,7 +215,7 @@ def difference_json(made: Difference) -> str:
     """The same as JSON."""
 
     def listed(found: dict[Finding, set[str]]) -> list[dict[str, Any]]:
-        return [{**asdict(finding), "nodes": sorted(nodes)} for finding, nodes in found.items()]
+        return [{**finding._asdict(), "nodes": sorted(nodes)} for finding, nodes in found.items()]
 
     return json.dumps(
         {

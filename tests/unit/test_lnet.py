@@ -47,7 +47,7 @@ class Node:
             self.lnet = lustre.parse(self.conf.read_text()) if self.imports else lustre.Lnet()
         return ""
 
-    def unmount(self, path, _):
+    def unmount(self, path):
         self.told.append(f"unmount {path}")
         self.info.write_text("")
         return ""
