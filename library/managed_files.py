@@ -128,7 +128,7 @@ class File:
     def present(self) -> str:
         """Return the content that is there, as text; empty if there is none."""
         if Path(self.path).is_symlink():
-            return f"a symbolic link to {os.readlink(self.path)}\n"  # noqa: PTH115 - Python 3.8
+            return f"a symbolic link to {os.readlink(self.path)}\n"
         return self.shown(atomic_file.read(self.path) or b"")
 
     def shown(self, content: bytes) -> str:

@@ -291,11 +291,11 @@ class Audit:
         """A copy of what the scanner remembers, so that its own stays as it is."""
         copy = str(Path(self.module.tmpdir, "images.sqlite"))
         if Path(CACHE).is_file():
-            with (
-                contextlib.suppress(sqlite3.Error),
-                contextlib.closing(sqlite3.connect(f"file:{CACHE}?mode=ro", uri=True)) as source,
-                contextlib.closing(sqlite3.connect(copy)) as target,
-            ):
+            with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as opened:
+                source = opened.enter_context(
+                    contextlib.closing(sqlite3.connect(f"file:{CACHE}?mode=ro", uri=True))
+                )
+                target = opened.enter_context(contextlib.closing(sqlite3.connect(copy)))
                 source.backup(target)
         if Path(copy).exists():
             Path(copy).chmod(0o600)
