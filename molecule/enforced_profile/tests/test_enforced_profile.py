@@ -73,7 +73,7 @@ def test_an_apptainer_of_the_users_own_starts_nothing(host, alice, image):
     host.check_output("sh -c %s", OWN)
     own = "/home/alice/own/bin/apptainer"
     assert own.rpartition("/bin")[0] in alice(f"{own} buildcfg").stdout, "it is not where it thinks it is"
-    done = alice(f"{own} exec {image} id -u")
+    done = alice(f"{own} --quiet exec {image} id -u")
     assert done.failed
     assert not done.stdout.strip()
     assert "namespace" in done.stderr
