@@ -68,11 +68,17 @@ def test_users_have_no_namespaces(host, alice):
     assert host.file("/proc/sys/user/max_user_namespaces").content_string.strip() == "0"
 
 
-@pytest.mark.parametrize("image", [f"{MINE}/sandbox", f"{MINE}/unsigned.sif", f"{APPROVED}/signed.sif"])
-def test_an_apptainer_of_the_users_own_starts_nothing(host, alice, image):
+@pytest.fixture(scope="module")
+def own(host, alice):
+    """An Apptainer that a user has copied and configured."""
     host.check_output("sh -c %s", OWN)
-    own = "/home/alice/own/bin/apptainer"
-    assert own.rpartition("/bin")[0] in alice(f"{own} buildcfg").stdout, "it is not where it thinks it is"
+    program = "/home/alice/own/bin/apptainer"
+    assert program.rpartition("/bin")[0] in alice(f"{program} buildcfg").stdout, "not where it thinks it is"
+    return program
+
+
+@pytest.mark.parametrize("image", [f"{MINE}/sandbox", f"{MINE}/unsigned.sif", f"{APPROVED}/signed.sif"])
+def test_an_apptainer_of_the_users_own_starts_nothing(alice, own, image):
     done = alice(f"{own} --quiet exec {image} id -u")
     assert done.failed
     assert not done.stdout.strip()
