@@ -1,20 +1,33 @@
 """Rollouts of every kind, and what goes wrong in them: in this order, on one cluster."""
 
+import contextlib
+import datetime
 import functools
 import http.server
 import json
+import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from shared.rollout_fixtures import COMPUTE, HURRY, INVENTORY, work
+from shared.rollout_fixtures import COMPUTE, HURRY, INVENTORY, Fleet, work
 
+#: All compute nodes at once, in one play for each step.
+ALL = (*HURRY, "--max-unavailable", "3", "--no-canary", "--gather", "30")
 ADDED = str(INVENTORY.parent / "added")
 IDLE = dict.fromkeys(COMPUTE, ("idle", ""))
 CONF = "/etc/apptainer/apptainer.conf"
+#: Holds APT's lock as another APT does, for so many seconds.
+HOLD = """\
+import fcntl, sys, time
+lock = open("/var/lib/dpkg/lock-frontend", "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+time.sleep(float(sys.argv[1]))
+"""
 
 
 def wait_for(condition, seconds=180):
@@ -56,6 +69,20 @@ def compute(slurm):
             return {}
 
     return look
+
+
+@pytest.fixture
+def stage(fleet):
+    """Whether nodes are in a stage of the rollout that is under way."""
+    return lambda name: name in fleet.status().get("stages", {})
+
+
+def saved(fleet, tmp_path, *options):
+    """Make a plan and save it: what it asks of nodes is behind us when it is carried out."""
+    file = tmp_path / "plan.json"
+    ended = fleet("plan", *options, "--save", str(file))
+    assert ended.returncode == 0, ended.stdout
+    return str(file)
 
 
 # --- other kinds of rollouts --------------------------------------------------------------------------------
@@ -197,3 +224,198 @@ def test_a_smoke_test_that_fails_on_one_class_stops_it_before_the_others(
     assert fleet("resume", "--retry").returncode == 0
     assert versions() == dict.fromkeys(COMPUTE, other)
     assert compute() == IDLE
+
+
+def test_a_lock_of_dpkg_is_waited_for_and_one_that_stays_fails_one_node(
+    *, fleet, node, other, versions, compute, tmp_path
+):
+    plan = saved(fleet, tmp_path, "--to", other, *ALL)
+    for name, seconds in (("c1", 45), ("c2", 900)):
+        command = "systemd-run --quiet --collect --unit=holder python3 -c %s %s"
+        node(name).check_output(command, HOLD, str(seconds))
+    ended = fleet("start", "--plan", plan, "--yes")
+    assert ended.returncode == 3
+    assert [name for name, version in versions().items() if version == other] == ["c1", "c3"]
+    seen = compute()
+    assert (seen["c1"], seen["c3"]) == (("idle", ""), ("idle", ""))
+    state, reason = seen["c2"]
+    assert state == "drained" and "failed: apply: " in reason
+    assert "at work on this node's packages" in ended.stdout
+    node("c2").check_output("systemctl stop holder")
+    assert fleet("resume", "--retry").returncode == 0
+    assert versions() == dict.fromkeys(COMPUTE, other)
+    assert compute() == IDLE
+
+
+def test_slurmctld_that_is_restarted_in_the_middle_is_waited_for(
+    *, fleet, head, jobs, other, versions, slurm, stage, compute, tmp_path
+):
+    said = tmp_path / "said"
+    controller = fleet.begin(said, "start", "--to", other, "--yes", *ALL)
+    wait_for(lambda: stage("draining"))
+    head.check_output("systemctl stop slurmctld")
+    wait_for(lambda: "waiting: " in said.read_text() and "scontrol" in said.read_text())
+    assert controller.poll() is None
+    head.check_output("systemctl start slurmctld")
+    wait_for(compute)
+    work(controller, slurm, jobs, lambda: stage("running"))
+    head.check_output("systemctl restart slurmctld")
+    wait_for(compute)
+    work(controller, slurm, jobs)
+    assert controller.wait() == 0, said.read_text()
+    assert jobs.ends() == ["JobState=COMPLETED Restarts=0 ExitCode=0:0"] * 3
+    assert versions() == dict.fromkeys(COMPUTE, other)
+    assert compute() == IDLE
+
+
+@contextlib.contextmanager
+def cut_off(node, name):
+    """The node's end of the network on this machine is down: as if its cable was pulled."""
+    index = node(name).check_output("cat /sys/class/net/host0/iflink").strip()
+    links = json.loads(subprocess.check_output(["ip", "-json", "link"]))
+    (link,) = (one["ifname"] for one in links if str(one["ifindex"]) == index)
+    subprocess.run(["ip", "link", "set", "dev", link, "down"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "set", "dev", link, "up"], check=True)
+
+
+def test_a_node_whose_cable_is_pulled_fails_alone(*, fleet, node, other, versions, compute, tmp_path):
+    plan = saved(fleet, tmp_path, "--to", other, *ALL, "--node-timeout", "20s")
+    with cut_off(node, "c2"):
+        ended = fleet("start", "--plan", plan, "--yes")
+        assert ended.returncode == 3
+        seen = compute()
+        assert (seen["c1"], seen["c3"]) == (("idle", ""), ("idle", ""))
+        state, reason = seen["c2"]
+        assert state.startswith(("drain", "down")) and (not reason or "failed: " in reason)
+    wait_for(lambda: compute()["c2"][0] == "drained")
+    assert "failed: " in compute()["c2"][1]
+    assert fleet("resume", "--retry").returncode == 0
+    assert versions() == dict.fromkeys(COMPUTE, other)
+    assert compute() == IDLE
+
+
+def test_a_clock_that_jumps_moves_windows_and_no_timeout(
+    *, fleet, jobs, other, versions, slurm, stage, compute, tmp_path
+):
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    shifted = Fleet(fleet.state, sys.executable, str(Path(__file__).with_name("clock_sim.py")), str(offset))
+    day, now = datetime.timedelta(days=1), datetime.datetime.now()
+    window = f"{(now - day).isoformat(timespec='seconds')}/{(now + day).isoformat(timespec='seconds')}"
+    options = ("--to", other, "--yes", "--window", window, "--drain-timeout", "1h", *ALL)
+    controller = shifted.begin(tmp_path / "said", "start", *options)
+    wait_for(lambda: stage("draining"))
+    held = {name for name, seen in compute().items() if seen[0] == "draining"}
+    # Three hours later, within the window: no timeout has passed.
+    offset.write_text(str(3 * 3600))
+    time.sleep(5)
+    assert {name for name, seen in compute().items() if seen[0] == "draining"} == held
+    # Three days later it is closed: nodes with jobs are given back. A year before, it was not open yet.
+    for days in (3, -365):
+        offset.write_text(str(days * 86400))
+        wait_for(lambda: all(reason == "" for _, reason in compute().values()))
+    offset.write_text("0")
+    work(controller, slurm, jobs)
+    assert controller.wait() == 0, (tmp_path / "said").read_text()
+    assert jobs.ends() == ["JobState=COMPLETED Restarts=0 ExitCode=0:0"] * 3
+    assert versions() == dict.fromkeys(COMPUTE, other)
+    assert compute() == IDLE
+    assert fleet("report", "--output", str(tmp_path / "page.html")).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MiB of its own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder):
+    """Leave no room on its disk; the file that does it is returned."""
+    file = folder / "fill"
+    with file.open("wb", buffering=0) as out, contextlib.suppress(OSError):
+        for size in (65536, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    out.write(b"x" * size)
+    return file
+
+
+@pytest.mark.parametrize("moment", ["draining", "running"])
+def test_a_full_disk_ends_the_controller_and_loses_nothing(
+    *, fleet, jobs, other, versions, slurm, compute, small_disk, tmp_path, moment
+):
+    del fleet
+    mine = Fleet(small_disk)
+    controller = mine.begin(tmp_path / "said", "start", "--to", other, "--yes", *ALL)
+
+    def stage():
+        return moment in mine.status().get("stages", {})
+
+    if moment == "running":
+        work(controller, slurm, jobs, stage)
+    else:
+        wait_for(stage)
+    filling = fill(small_disk)
+    work(controller, slurm, jobs)
+    said = (tmp_path / "said").read_text()
+    assert controller.wait() == 4, said
+    assert "make room" in said and "Traceback" not in said
+    ours = {name for name, (_, reason) in compute().items() if reason.startswith("fleet r")}
+    assert ours  # what it held is still held
+    filling.unlink()
+    follower = mine.begin(tmp_path / "after", "resume")
+    work(follower, slurm, jobs)
+    assert follower.wait() == 0, (tmp_path / "after").read_text()
+    assert jobs.ends() == ["JobState=COMPLETED Restarts=0 ExitCode=0:0"] * 3
+    assert versions() == dict.fromkeys(COMPUTE, other)
+    assert compute() == IDLE
+
+
+# --- somebody else ------------------------------------------------------------------------------------------
+
+
+def test_what_is_drained_between_the_plan_and_the_start_stays_as_it_is(
+    *, fleet, head, other, versions, compute, tmp_path
+):
+    (old,) = set(versions().values())
+    plan = saved(fleet, tmp_path, "--to", other, *ALL)
+    head.check_output("scontrol update nodename=c2 state=drain reason='fan, J. Doe'")
+    ended = fleet("start", "--plan", plan, "--yes")
+    assert ended.returncode == 3 and "fan, J. Doe" in ended.stdout
+    assert compute() == {**IDLE, "c2": ("drained", "fan, J. Doe")}
+    assert versions() == {"c1": other, "c2": old, "c3": other}
+    head.check_output("scontrol update nodename=c2 state=resume")
+    assert fleet("rollback", "--yes").returncode == 0
+    assert versions() == dict.fromkeys(COMPUTE, old)
+
+
+def test_what_somebody_adds_to_a_reason_makes_the_drain_theirs(
+    *, fleet, head, jobs, other, versions, slurm, stage, compute, tmp_path
+):
+    (old,) = set(versions().values())
+    controller = fleet.begin(tmp_path / "said", "start", "--to", other, "-w", "c1", "--yes", *HURRY)
+    wait_for(lambda: stage("draining"))
+    reason = f"{compute()['c1'][1]} and the fan beeps"
+    head.check_output("scontrol update nodename=c1 reason=%s", reason)
+    work(controller, slurm, jobs)
+    assert controller.wait() == 3
+    jobs.ends()
+    wait_for(lambda: compute()["c1"] == ("drained", reason))
+    assert versions()["c1"] == old
+    head.check_output("scontrol update nodename=c1 state=resume")
+
+
+def test_whoever_may_not_read_the_journal_is_told_so(fleet):
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    environment = {**os.environ, "HOME": "/nonexistent"}
+    ended = subprocess.run(
+        [*nobody, *fleet.argv("status")], capture_output=True, text=True, check=False, env=environment
+    )
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
