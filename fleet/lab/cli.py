@@ -15,13 +15,14 @@ from rich.table import Table
 from fleet.errors import FleetError
 from fleet.hostlist import choose
 from fleet.lab.fanout import run_on_nodes
-from fleet.lab.host import check_host, missing_packages
+from fleet.lab.host import missing_packages
 from fleet.lab.lab import (
     Stage,
     bring_up,
     check_inventory_is_the_same,
     is_running,
     known_labs,
+    lacks_for,
     plan_down,
     plan_up,
     programs_for,
@@ -74,7 +75,7 @@ def _say_what_up_would_do(wanted: Lab, install_host_packages: bool) -> None:
     missing = missing_packages(programs_for(wanted))
     if missing and install_host_packages:
         console.print(f"would install on this machine: {' '.join(missing)}")
-    for line in check_host(programs_for(wanted)):
+    for line in lacks_for(wanted):
         console.print(f"this machine: {line}", markup=False)
     if not missing:  # without these programs nobody knows what is there already
         _show(plan_up(wanted), f"lab {wanted.name}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -33,12 +35,16 @@ PROGRAMS = {
     "ssh-keygen": "openssh-client",
 }
 DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+#: inotify instances that systemd as the first process of a container has, all of them root's: counted.
+INOTIFY_PER_CONTAINER = 5
+INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 
 
-def check_host(programs: Mapping[str, str]) -> list[str]:
+def check_host(programs: Mapping[str, str], containers: int = 0) -> list[str]:
     """Everything this machine lacks to carry a lab, each as one line with its mend; empty when nothing.
 
     :param programs: program → Debian package, besides those that every lab needs.
+    :param containers: so many nodes share this machine's kernel and are not running yet.
     """
     lacks = []
     if os.geteuid() != 0:
@@ -50,6 +56,7 @@ def check_host(programs: Mapping[str, str]) -> list[str]:
             "mend: fleet lab up --install-host-packages"
         )
     lacks.extend(_missing_kernel_features())
+    lacks.extend(_missing_inotify(containers))
     return lacks
 
 
@@ -72,6 +79,35 @@ def _missing_kernel_features() -> list[str]:
         if not Path("/proc/self/ns", name).exists():
             lacks.append(f"kernel: no {name} namespaces; mend: a kernel that has them (all of Debian's do)")
     return lacks
+
+
+def _missing_inotify(containers: int) -> list[str]:
+    wanted = containers * INOTIFY_PER_CONTAINER
+    free = _free_inotify(wanted)
+    if free >= wanted:
+        return []
+    most = int(INOTIFY_LIMIT.read_text())
+    return [
+        f"fs.inotify.max_user_instances is {most}, of which {free} are left: {containers} nodes to boot "
+        f"need {wanted}; mend: take another lab down, or "
+        f"sysctl fs.inotify.max_user_instances={most + wanted - free}"
+    ]
+
+
+def _free_inotify(wanted: int) -> int:
+    """How many inotify instances this user can still make, *wanted* at most.
+
+    The kernel counts them by user and tells nobody, so they are made, and given back at once.
+    """
+    make = ctypes.CDLL(None).inotify_init1
+    # A process without file descriptors for them is refused by the same error.
+    tried = min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+    made: list[int] = []
+    while len(made) < tried and (descriptor := make(os.O_CLOEXEC)) >= 0:
+        made.append(descriptor)
+    for descriptor in made:
+        os.close(descriptor)
+    return wanted if len(made) == tried else len(made)
 
 
 def install_packages(packages: list[str]) -> None:

@@ -140,8 +140,7 @@ def bring_up(lab: Lab, report: Callable[[str, float], None], *, install_host_pac
         started = time.monotonic()
         install_packages(missing)
         report("host packages", time.monotonic() - started)
-    lacks = check_host(programs)
-    if lacks:
+    if lacks := lacks_for(lab):
         raise FleetError("this machine cannot carry a lab yet:\n  " + "\n  ".join(lacks))
     with locked(lab_lock(lab.name)):
         stages = plan_up(lab)
@@ -174,6 +173,12 @@ def programs_for(lab: Lab) -> dict[str, str]:
     """What the backends of this lab's nodes run on this machine: program → Debian package."""
     backends = {node.backend for node in lab.nodes}
     return {p: package for name in backends for p, package in BACKENDS[name].programs.items()}
+
+
+def lacks_for(lab: Lab) -> list[str]:
+    """What this machine lacks for the nodes of this lab that are not running yet."""
+    asleep = [n for n in lab.nodes if n.backend == "nspawn" and not _is_running(lab.name, n.name)]
+    return check_host(programs_for(lab), len(asleep))
 
 
 def take_down(lab_name: str) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,6 +63,41 @@ def test_missing_kernel_feature(complete: pytest.MonkeyPatch) -> None:
         "kernel: no fuse file system",
     ]
     assert all("mend: " in lack for lack in lacks)
+
+
+def test_inotify_instances_that_other_labs_have_are_said_before_anything_boots(
+    complete: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limit = tmp_path / "max_user_instances"
+    limit.write_text("128\n")
+    complete.setattr(host, "INOTIFY_LIMIT", limit)
+    complete.setattr(host, "_free_inotify", lambda wanted: min(wanted, 12))
+    assert host.check_host(NSPAWN, 2) == []
+    (lack,) = host.check_host(NSPAWN, 3)
+    assert lack == (
+        "fs.inotify.max_user_instances is 128, of which 12 are left: 3 nodes to boot need 15; "
+        "mend: take another lab down, or sysctl fs.inotify.max_user_instances=131"
+    )
+
+
+def test_inotify_instances_are_counted_by_making_them_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    assert host._free_inotify(3) == 3
+    made = iter([os.open("/dev/null", os.O_RDONLY), os.open("/dev/null", os.O_RDONLY), -1])
+    monkeypatch.setattr(
+        host.ctypes, "CDLL", lambda _name: SimpleNamespace(inotify_init1=lambda _flags: next(made))
+    )
+    assert host._free_inotify(10_000) == 2
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+
+
+def test_running_nodes_and_machines_need_no_more_of_them(complete: pytest.MonkeyPatch) -> None:
+    nodes = [Node("a", "10.77.90.2"), Node("b", "10.77.90.3"), Node("c", "10.77.90.4", backend="qemu")]
+    complete.setattr(lab, "_is_running", lambda _lab, name: name == "a")
+    asked: list[int] = []
+    complete.setattr(lab, "check_host", lambda _programs, containers: asked.append(containers) or [])
+    lab.lacks_for(Lab("t", ipaddress.IPv4Network("10.77.90.0/24"), tuple(nodes)))
+    assert asked == [1]
 
 
 def test_all_lacks_come_in_one_error_and_nothing_is_planned(complete: pytest.MonkeyPatch) -> None:
