@@ -192,7 +192,9 @@ def run_playbook(
             extravars=dict(variables or {}),
             envvars={
                 "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+                # It has a terminal of its own there, which nobody looks at.
                 "ANSIBLE_FORCE_COLOR": "0",
+                "ANSIBLE_NOCOLOR": "1",
                 # The ansible-playbook beside this Python, also where the environment was not activated.
                 "PATH": os.pathsep.join((*paths, os.environ.get("PATH", os.defpath))),
                 **({"ANSIBLE_GATHERING": "smart"} if facts else {}),

@@ -19,7 +19,7 @@ from rollout_fakes import make_plan
 
 from fleet.errors import FleetError
 from fleet.playbook import PlaybookResult
-from fleet.rollout import cli, controller, planner
+from fleet.rollout import cli, controller, planner, steps
 from fleet.rollout.driver import Result
 from fleet.rollout.journal import Journal, Lock, is_locked
 from fleet.rollout.model import Plan, Seen, Settings, Step
@@ -334,6 +334,19 @@ def test_a_playbook_keeps_its_lock_when_whoever_started_it_is_killed(tmp_path):
     while is_locked(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_host_that_is_gone_from_the_inventory_is_not_proved(tmp_path):
+    """With the real playbook: a node that can't be reached, and one that nobody knows any more."""
+    hosts = tmp_path / "hosts.yml"
+    hosts.write_text(
+        "apptainer: {hosts: {n1: {ansible_host: 127.0.0.1, ansible_port: 1, apptainer_version: 1.4.6}}}"
+    )
+    plan = make_plan(["n1", "n2"], inventories=(str(hosts),), version="1.4.6")
+    found = steps.Playbooks(tmp_path).run(plan, planner.VERIFY_STEP, ["n1", "n2"], tmp_path / "r1/verify")
+    assert not found.broken and set(found.unreachable) == {"n1"} and set(found.failed) == {"n2"}
+    none = steps.Playbooks(tmp_path).run(plan, planner.VERIFY_STEP, ["n2"], tmp_path / "r1/again")
+    assert "no hosts" in none.broken and "\x1b" not in none.broken
 
 
 def test_steps_of_a_plan_are_playbooks_of_the_project():

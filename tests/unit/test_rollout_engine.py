@@ -160,6 +160,85 @@ def test_what_somebody_resumes_is_drained_again_and_left_after_the_third_time(si
     assert not site.node("c2").held
 
 
+def test_what_somebody_resumes_half_done_is_drained_again_however_often(site):
+    """Between its two steps it is neither old nor new: it may not stay with users."""
+    site = site()
+    node, times = site.node("c2"), []
+    run = site.cluster.run
+
+    def steps(plan, step, nodes, folder):
+        result = run(plan, step, nodes, folder)
+        if "c2" in nodes and step.name == "apply":
+            node.held, node.reason, node.jobs = False, "", 1
+            site.clock.each = each
+        return result
+
+    def each():
+        site._each()
+        node.jobs = max(0, node.jobs - 1)
+        if node.held and len(times) < 5:
+            times.append(site.rounds)
+            node.held, node.reason, node.jobs = False, "", 3
+
+    site.cluster.run = steps
+    assert site.run() == "complete"
+    assert len(times) == 5 and site.kinds("c2").count("again") == 6
+    assert node.verified == "2" and not node.held
+
+
+def test_a_job_that_runs_when_a_step_is_due_is_waited_for(site):
+    """Somebody resumed it, it got a job, and somebody drained it again with our Reason."""
+    site = site()
+    node = site.node("c2")
+    run = site.cluster.run
+
+    def steps(plan, step, nodes, folder):
+        result = run(plan, step, nodes, folder)
+        if "c2" in nodes and step.name == "apply":
+            node.jobs = 1
+            site.events[site.rounds + 30] = lambda: setattr(node, "jobs", 0)
+        elif "c2" in nodes:
+            assert not node.jobs
+        return result
+
+    site.cluster.run = steps
+    assert site.run() == "complete"
+    assert site.rounds > 30
+
+
+def test_a_node_that_does_not_come_back_after_its_resume_is_drained_as_failed(site):
+    site = site(settings=Settings(unavailable={"*": "100%"}, gather=0, poll=1, node_timeout=20))
+    resume = site.cluster.resume
+
+    def crash(nodes, plan):
+        resume(nodes, plan)
+        if "c2" in nodes:
+            site.node("c2").up = False
+
+    site.cluster.resume = crash
+    assert site.run() == "incomplete"
+    assert site.node("c2").held
+    assert site.node("c2").reason.startswith("fleet r1: failed: does not come back to the scheduler")
+
+
+def test_a_spent_budget_is_waited_for_and_its_partition_is_named(site):
+    site = site(settings=Settings(unavailable={"*": "100%", "gpu": "1"}, gather=0, poll=1))
+    site.node("c1").partition = site.node("c7").partition = "gpu"
+    site.node("c7").held, site.node("c7").reason, site.node("c7").by = True, "fan", "jdoe"
+    said = set()
+
+    def each():
+        site._each()
+        said.add(site.driver.waiting)
+        if site.rounds == 20:
+            assert not site.node("c1").held
+            site.node("c7").held, site.node("c7").reason = False, ""
+
+    site.clock.each = each
+    assert site.run() == "complete"
+    assert "c1 for the budget of partition gpu" in said
+
+
 def test_a_node_that_is_down_is_left_and_counts(site):
     site = site(settings=Settings(unavailable={"*": "1"}, gather=0, poll=1, node_timeout=5))
     site.node("c7").up = False
@@ -393,7 +472,7 @@ def test_one_that_does_not_come_back_fails_and_stays_drained(site):
     assert node.held and "does not answer" in node.reason
 
 
-def test_the_budget_counts_what_others_drained_and_is_per_partition(site):
+def test_a_budget_is_of_each_partition(site):
     site = site(settings=Settings(unavailable={"*": "100%", "gpu": "1"}, gather=0, poll=1))
     for name in ("c5", "c6", "c7"):
         site.node(name).partition = "gpu"
