@@ -280,6 +280,15 @@ def test_a_version_with_an_open_advisory_is_refused(make):
         make("1.4.4")
 
 
+def test_a_configuration_that_the_version_does_not_know_is_refused_before_nodes_are_tried(make, inventory):
+    """Also where a site accepts the advisories of that release: what is wanted would not hold there."""
+    policy = "tiny, apptainer_config: {allow uts ns: false}"
+    (inventory / "hosts.yml").write_text(HOSTS.replace("tiny", policy))
+    with pytest.raises(FleetError, match="'allow uts ns' is no directive"):
+        make("1.3.6")
+    assert ("site.yml", ("--check", "--tags=apptainer"), ("n1", "n3")) not in make.runs
+
+
 def test_nodes_that_have_it_are_held_down_or_unknown_are_left_out(make):
     make.answers["rollout_survey.yml"] = answer(
         results={"n1": {"version": "1.4.6-2"}, "n2": {"version": "1.4.5-2"}, "n3": {"version": "1.4.5-2"}},
