@@ -95,6 +95,7 @@ actions:
   sample: [enable lnet.service, start lnet.service]
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -212,16 +213,30 @@ class Run:
             if problem:
                 raise LnetError(problem)
 
-    def apply(self, wanted: lustre.Lnet, running: Optional[lustre.Lnet]) -> None:
+    def different(self, wanted: lustre.Lnet, running: Optional[lustre.Lnet]) -> List[str]:
+        """Return in what LNet is to be another, as words."""
+        if running is None:
+            return ["it is not there"]
+        written = (atomic_file.read(lustre.CONFIGURATION) or b"").decode(errors="replace")
+        before = lustre.Lnet()
+        # A file of the site may be an export of everything, values of LNet's own too.
+        if written.startswith(HEAD):
+            with contextlib.suppress(ValueError):  # Somebody has edited it; it is written anew.
+                before = lustre.parse(written)
+        return lustre.differences(wanted, running) + lustre.left_over(before, wanted, running)
+
+    def stop(self, running: Optional[lustre.Lnet]) -> None:
+        """Have no LNet. Raises LnetError."""
+        if self.asked("is-active"):
+            self.systemctl("stop", SERVICE)
+        elif running is not None:
+            # Somebody else has begun it, and then the service would not.
+            self.actions.append("lustre_rmmod")
+            if not self.module.check_mode:
+                self.module.run_command(["lustre_rmmod"], check_rc=True)
+
+    def start(self, wanted: lustre.Lnet) -> None:
         """Have LNet take the file. Raises LnetError."""
-        if running is not None or self.asked("is-active"):
-            if self.asked("is-active"):
-                self.systemctl("stop", SERVICE)
-            else:
-                # Somebody else has begun it, and then the service would not.
-                self.actions.append("lustre_rmmod")
-                if not self.module.check_mode:
-                    self.module.run_command(["lustre_rmmod"], check_rc=True)
         self.systemctl("start", SERVICE)
         if self.module.check_mode:
             return
@@ -245,9 +260,12 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
     this = Run(module)
     this.refuse(wanted)
     running = this.running()
-    different = lustre.differences(wanted, running) if running else ["it is not there"]
+    different = this.different(wanted, running)
     if different and running:
         this.unmount(different)
+    if different:
+        # Before the file is another: the next run would not see what is left over of the old one.
+        this.stop(running)
     written = this.put(lustre.CONFIGURATION, HEAD + lustre.render(wanted))
     ordered = this.put(ORDER, ORDER_TEXT)
     if ordered:
@@ -255,7 +273,7 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
     if not this.asked("is-enabled"):
         this.systemctl("enable", SERVICE)
     if different:
-        this.apply(wanted, running)
+        this.start(wanted)
     for warning in this.warnings:
         module.warn(warning)
     return {

@@ -289,6 +289,38 @@ def differences(wanted: Lnet, running: Lnet) -> List[str]:
     return found + [f"the route to {net} by {gateway} is not wanted" for net, gateway in ways]
 
 
+def left_over(before: Lnet, wanted: Lnet, running: Lnet) -> List[str]:
+    """Return what *before* asked for, *wanted* leaves to LNet, and *running* still has, as words."""
+    found = []
+    chosen = {one.net: dict(one.tunables) for one in wanted.networks}
+    has = {one.net: dict(one.tunables) for one in running.networks}
+    for one in before.networks:
+        found += [
+            f"{one.net} has {key} {value}, which is not asked for any more"
+            for key, value in one.tunables
+            if key not in chosen.get(one.net, {key: 0}) and has.get(one.net, {}).get(key) == value
+        ]
+    asked = {(way.net, way.gateway): way for way in wanted.routes}
+    ways = {(way.net, way.gateway): way for way in running.routes}
+    for old in before.routes:
+        new, now = asked.get((old.net, old.gateway)), ways.get((old.net, old.gateway))
+        if (
+            new
+            and now
+            and any(
+                was is not None and will is None and there == was
+                for was, will, there in (
+                    (old.hop, new.hop, now.hop),
+                    (old.priority, new.priority, now.priority),
+                )
+            )
+        ):
+            found.append(
+                f"the route to {old.net} by {old.gateway} has a hop or priority not asked for any more"
+            )
+    return found
+
+
 def down(shown: str, wanted: Iterable[str]) -> List[str]:
     """Return what ``lnetctl net show`` says that is not up of the *wanted* networks, as words."""
     states: Dict[str, List[Tuple[str, str]]] = {}

@@ -15,7 +15,7 @@ class Node:
         self.runner, self.conf = runner, tmp_path / "lnet.conf"
         self.lnet, self.enabled, self.active, self.told, self.users = None, False, False, [], []
         self.static, self.kernel, self.imports = [], "", True
-        self.mounted = True
+        self.broken = False
         self.info = tmp_path / "mountinfo"
         self.info.touch()
         plugin = runner.plugin
@@ -42,6 +42,8 @@ class Node:
             self.enabled = True
         if words[0] == "stop":
             self.active, self.lnet = False, None
+        if words[0] == "start" and self.broken:
+            return "systemctl start failed"
         if words[0] == "start":
             self.active = True
             self.lnet = lustre.parse(self.conf.read_text()) if self.imports else lustre.Lnet()
@@ -108,10 +110,43 @@ def test_lnet_below_a_mounted_lustre_is_changed_only_if_it_may_be(node):
     assert [one.net for one in node.lnet.networks] == ["tcp"]
 
 
+def test_what_is_left_to_lnet_again_is_noticed_also_after_a_run_that_ended_in_between(node):
+    tuned = [{**NETWORKS[0], "tunables": {"peer_credits": 16}}, NETWORKS[1]]
+    routes = [{"net": "o2ib1", "gateway": "10.1.0.9@o2ib", "priority": 2}]
+    node(tuned, routes=routes)
+    assert not node(tuned, routes=routes)["changed"]
+    said = [
+        "tcp has peer_credits 16, which is not asked for any more",
+        "the route to o2ib1 by 10.1.0.9@o2ib has a hop or priority not asked for any more",
+    ]
+    way = [{"net": "o2ib1", "gateway": "10.1.0.9@o2ib"}]
+    assert node(routes=way, check=True)["differences"] == said
+    node.info.write_text(LUSTRE)
+    assert said[0] in node(routes=way)["msg"]
+    # A run that can't start LNet, and the next one.
+    node.broken = True
+    assert node(routes=way, change="unmount")["failed"]
+    assert node.told == ["unmount /lustre/scratch", "stop lnet.service", "start lnet.service"]
+    node.broken = False
+    assert node(routes=way)["differences"] == ["it is not there"]
+    assert "peer_credits" not in node.conf.read_text() and not node(routes=way)["changed"]
+
+
+def test_values_of_a_file_of_the_site_are_lnets_own(node):
+    node.lnet = lustre.read([{**NETWORKS[0], "tunables": {"peer_credits": 8}}, NETWORKS[1]])
+    node.conf.write_text(lustre.render(node.lnet))
+    node.active = node.enabled = True
+    assert node()["differences"] == []
+
+
 def test_lnet_that_something_else_has_begun_ends_before_the_service_starts(node):
     node.lnet = lustre.read(NETWORKS[:1])
     node()
-    assert node.told[-2:] == ["lustre_rmmod", "start lnet.service"] and len(node.lnet.networks) == 2
+    assert (
+        node.told[0] == "lustre_rmmod"
+        and node.told[-1] == "start lnet.service"
+        and len(node.lnet.networks) == 2
+    )
 
 
 def test_a_file_that_lnet_does_not_take_whole_is_an_error(node):
