@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ import ansible_runner
 from rich.console import Console
 from rich.status import Status
 
+from fleet.errors import FleetError
 from fleet.paths import PROJECT
 
 
@@ -142,6 +145,41 @@ class Progress:
         self.plays.add(str(data.get("play", "")))
         host = str(data.get("host"))
         self._last[host] = Failure(host, data.get("task") or "", str(said), unreachable, result)
+
+
+def check_tags(playbook: Path, tags: Collection[str]) -> None:
+    """Refuse tags that a playbook does not have: with them it does nothing, and succeeds.
+
+    :raises FleetError: which one is unknown, and those that are there.
+    """
+    ended = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "ansible-playbook"),
+            "--inventory=localhost,",
+            "--list-tags",
+            playbook,
+        ],
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+            "ANSIBLE_INVENTORY_ENABLED": "host_list",
+            "ANSIBLE_NOCOLOR": "1",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:
+        raise FleetError(f"{playbook.name}: {ended.stderr.strip() or ended.stdout.strip()}")
+    known = {
+        tag for line in re.findall(r"TASK TAGS: \[(.*)\]", ended.stdout) for tag in line.split(", ") if tag
+    }
+    if unknown := [tag for tag in tags if tag not in known]:
+        raise FleetError(
+            f"--tags: {playbook.name} has no {unknown[0]!r}",
+            f"one of {', '.join(sorted(known - {'always'}))}",
+        )
 
 
 def run_playbook(

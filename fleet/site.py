@@ -13,7 +13,7 @@ from fleet.errors import FleetError
 from fleet.inventory import read_groups
 from fleet.nodes import inventory_option
 from fleet.paths import PROJECT
-from fleet.playbook import run_playbook
+from fleet.playbook import check_tags, run_playbook
 
 #: The task of validate.yml: after it, nothing was begun.
 VALIDATION = "Refuse a wrong inventory"
@@ -73,7 +73,9 @@ def site(
     hosts = converge.participants(groups, expression, converge.read_retry(folder) if retry else None)
     bound = converge.parse_share(max_failed, len(hosts))
     options = [f"--forks={forks or converge.forks()}"]
-    options += [f"--tags={tags}"] if tags else []
+    if tags:
+        check_tags(PROJECT / "playbooks/site.yml", tags.split(","))
+        options.append(f"--tags={tags}")
     options += ["--check"] * only_check + ["--diff"] * diff + ["--flush-cache"] * fresh_facts
     controllers = groups.get("slurm_controller", [])
     tally = converge.Tally()

@@ -231,6 +231,10 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 def _make_plan(given: dict[str, Any], kind: str, *, begin: bool) -> Plan:
     """The plan that options ask for."""
+    if given["no_canary"] and given["canary"]:
+        raise click.UsageError("--canary and --no-canary exclude each other.")
+    if given["window"] and all(Window(text).is_over(datetime.datetime.now()) for text in given["window"]):
+        raise click.UsageError("--window: it is over.")
     site = Site.of(given["sources"])
     name = site.kind(given["scheduler"])
     where = f"inventory {', '.join(map(str, given['sources']))}"
@@ -243,12 +247,15 @@ def _make_plan(given: dict[str, Any], kind: str, *, begin: bool) -> Plan:
 
     wanted = nodes("nodes", compute_nodes(site, name))
     out = set(nodes("exclude", []))
+    chosen = tuple(node for node in wanted if node not in out)
     canary = () if given["no_canary"] else tuple(nodes("canary", [])) or None
+    if strange := set(canary or ()) - set(chosen):
+        raise FleetError(f"--canary: {fold(strange)} not among the nodes", "see to --nodes and --exclude")
     wish = Wish(
         kind=kind,
-        nodes=tuple(node for node in wanted if node not in out),
+        nodes=chosen,
         version=given.get("version") or "",
-        tags=() if given.get("tags") in (None, "all") else tuple(given["tags"].split(",")),
+        tags=() if given.get("tags") in (None, "all") else tuple(map(str.strip, given["tags"].split(","))),
         reboot=given["reboot"],
         canary=canary,
         largest=given["batch"] or 0,

@@ -16,11 +16,11 @@ import socket
 import sqlite3
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
+from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
 from fleet import database
 from fleet.errors import FleetError
@@ -41,6 +41,20 @@ CREATE TABLE entry (
 );
 CREATE INDEX entry_of_rollout ON entry (rollout, seq);
 """
+#: What entries of a kind have to say, so that a state comes of them.
+_NEEDS: Mapping[str, Mapping[str, type]] = {
+    "batch": {"number": int},
+    "drain?": {"reason": str},
+    "step?": {"step": int},
+    "step": {"step": int},
+    "step-failed": {"step": int, "why": str},
+    "step-broken": {"step": int, "why": str},
+    "fail?": {"why": str},
+    "left": {"why": str},
+    "stop": {"why": str},
+    "request": {"what": str},
+    "end": {"outcome": str},
+}
 _CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -119,7 +133,10 @@ class Journal:
         """The plans of all rollouts, the last one first."""
         with self._errors():
             rows = self._db.execute("SELECT plan FROM rollout ORDER BY created DESC, rowid DESC").fetchall()
-        return [Plan.loads(row[0]) for row in rows]
+        try:
+            return [Plan.loads(row[0]) for row in rows]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise self._spoilt("a plan", error) from error
 
     def plan(self, rollout: str | None = None) -> Plan:
         """The plan of a rollout, of the last one without a name. Raises JournalError."""
@@ -137,10 +154,25 @@ class Journal:
                 "SELECT seq, at, kind, nodes, data FROM entry WHERE rollout = ? AND seq > ? ORDER BY seq",
                 (rollout, after),
             ).fetchall()
-        return [
-            Entry(seq, at, kind, tuple(NodeSet(nodes, resolver=RESOLVER_NOGROUP)), json.loads(data))
-            for seq, at, kind, nodes, data in rows
-        ]
+        return [self._entry(*row) for row in rows]
+
+    def _entry(self, seq: int, at: float, kind: str, nodes: str, text: str) -> Entry:
+        try:
+            names, data = tuple(NodeSet(nodes, resolver=RESOLVER_NOGROUP)), json.loads(text)
+            wrong = [
+                name for name, type_ in _NEEDS.get(kind, {}).items() if not isinstance(data[name], type_)
+            ]
+        except (ValueError, TypeError, KeyError, NodeSetException) as error:
+            raise self._spoilt(f"entry {seq}", error) from error
+        if wrong:
+            raise self._spoilt(f"entry {seq}", f"{wrong[0]}={data[wrong[0]]!r}")
+        return Entry(seq, at, kind, names, data)
+
+    def _spoilt(self, what: str, why: object) -> JournalError:
+        return JournalError(
+            f"{self.file}: {what} is not as this program writes it: {why}",
+            "take the file from a backup; or move it away, and see to nodes that are drained by their Reason",
+        )
 
     def at_work(self) -> str:
         """The rollout that a controller is at work on, empty if none is."""

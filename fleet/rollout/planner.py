@@ -16,7 +16,7 @@ from rich.console import Console
 
 from fleet.errors import FleetError
 from fleet.paths import PROJECT
-from fleet.playbook import run_playbook
+from fleet.playbook import check_tags, run_playbook
 from fleet.rollout import budget
 from fleet.rollout.model import Plan, Seen, Settings, Step, fold, is_of
 from fleet.rollout.site import COMPUTE, SCHEDULERS, Site
@@ -125,12 +125,19 @@ class Planner:
         """Make the plan. Raises FleetError for one that can't succeed."""
         if wish.version:
             apptainer_version.parse(wish.version)
+        if wish.tags:
+            check_tags(PROJECT / "playbooks" / wish.steps()[0].playbook, wish.tags)
+        self._check_limits(wish, seen)
         survey, left = self._survey(wish)
         left |= dict(self._unfit(wish, seen, survey))
         nodes = [name for name in wish.nodes if name not in left]
         classes = self._classes(nodes, survey)
         if wish.version:
             self._gate(classes, wish.version)
+        # A rollback has canaries and limits of what it takes back: nobody is to be kept from it by them.
+        if nodes and wish.canary and not wish.adopts and not set(wish.canary) & set(nodes):
+            why = "; ".join(f"{name}: {left[name]}" for name in wish.canary)
+            raise FleetError(f"--canary: none of them is left ({why})", "choose others, or --no-canary")
         canary, others = arrange(replace(wish, nodes=tuple(nodes)), classes, seen, ends)
         if nodes:
             self._try(wish, [next(iter(members)) for members in classes.values()])
@@ -153,6 +160,18 @@ class Planner:
             inventories=tuple(map(str, self._site.sources)),
             scheduler=scheduler,
         )
+
+    @staticmethod
+    def _check_limits(wish: Wish, seen: Mapping[str, Seen]) -> None:
+        """Refuse a budget for a partition that there is not: it would hold for nobody."""
+        known = {partition for node in seen.values() for partition in node.partitions}
+        strange = set(wish.settings.unavailable) - known - {"*"}
+        # New nodes may bring a new partition along.
+        if strange and wish.kind != "provision" and not wish.adopts:
+            raise FleetError(
+                f"--max-unavailable: the scheduler has no partition {', '.join(sorted(strange))}",
+                f"one of {', '.join(sorted(known))}",
+            )
 
     def _survey(self, wish: Wish) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
         result = run_playbook(
@@ -255,6 +274,8 @@ def _wrong(plan: Plan, site: Site) -> Iterator[str]:
     if plan.scheduler.get("kind") not in SCHEDULERS[1:]:
         yield f"there is no scheduler {plan.scheduler.get('kind')!r}"
     site.scheduler_host(plan.scheduler.get("host"))
+    if plan.kind == "change" and tags:
+        check_tags(PROJECT / "playbooks" / plan.steps[0].playbook, tags)
     if plan.version:
         apptainer_version.parse(plan.version)
         yield from site.judge([name for name, *_ in plan.classes.values()], plan.version)

@@ -38,6 +38,7 @@ class Window:
 
     def __init__(self, text: str) -> None:
         """Read one. Raises ValueError."""
+        self._once: tuple[datetime.datetime, datetime.datetime] | None = None
         if "/" in text:
             begin, _, end = text.partition("/")
             try:
@@ -60,7 +61,7 @@ class Window:
 
     def contains(self, now: datetime.datetime) -> bool:
         """Whether it is open at *now*, a local time without zone."""
-        if hasattr(self, "_once"):
+        if self._once:
             return self._once[0] <= now < self._once[1]
         minutes = now.hour * 60 + now.minute
         if self._begin < self._end:
@@ -68,6 +69,10 @@ class Window:
         return (now.weekday() in self._days and minutes >= self._begin) or (
             (now - _DAY).weekday() in self._days and minutes < self._end
         )
+
+    def is_over(self, now: datetime.datetime) -> bool:
+        """Whether it opens never again."""
+        return self._once is not None and self._once[1] <= now
 
 
 def is_open(windows: tuple[str, ...], now: datetime.datetime) -> bool:

@@ -129,6 +129,11 @@ def test_a_part_of_the_nodes(fleet: Any) -> None:
     assert {"--tags=slurm", "--check", "--diff"} <= set(runs.extra[0])
 
 
+def test_tags_that_no_role_has_are_refused_as_nothing_would_be_done(fleet: Any) -> None:
+    ended, runs = fleet("site", "--tags", "slurm,slrum")
+    assert "site.yml has no 'slrum'" in f"{ended.output}{ended.exception}" and runs.parts == []
+
+
 def test_a_wrong_inventory_is_no_failure_of_nodes(fleet: Any) -> None:
     bad = [Failure("ctl", "Refuse a wrong inventory", "ERROR hosts.yml:3: variable apptainer_verison")]
     ended, _ = fleet("site", bad=bad)

@@ -289,6 +289,49 @@ def test_a_configuration_that_the_version_does_not_know_is_refused_before_nodes_
     assert ("site.yml", ("--check", "--tags=apptainer"), ("n1", "n3")) not in make.runs
 
 
+def test_tags_that_the_playbook_has_not_are_refused_as_they_would_do_nothing(make):
+    with pytest.raises(FleetError, match=r"site\.yml has no 'aptainer'") as refused:
+        make("", kind="change", tags=("apptainer", "aptainer"))
+    assert make.runs == [] and "apptainer, " in str(refused.value)
+    assert make("", kind="change", tags=("apptainer", "node_health")).steps[0].tags
+
+
+def test_a_budget_for_a_partition_that_there_is_not_is_refused(make):
+    limits = Settings(unavailable={"*": "1", "gqu": "2"})
+    with pytest.raises(FleetError, match="no partition gqu") as refused:
+        make(settings=limits)
+    assert make.runs == [] and "one of main" in str(refused.value)
+    assert make(settings=Settings(unavailable={"*": "1", "main": "2"})).nodes
+    # A rollback must not fail for a partition that has gone since.
+    assert make(settings=limits, adopts=("fleet r1",)).nodes
+
+
+def test_canaries_that_can_not_be_had_are_no_reason_to_go_without(make):
+    held = {"n2": Seen(frozenset(["main"]), held=True, reason="fan", by="jdoe")}
+    with pytest.raises(FleetError, match=r"none of them is left \(n2: held by jdoe: fan\)"):
+        make(seen=held, canary=("n2",))
+    assert make(seen=held, canary=("n1", "n2")).canary == ("n1",)
+    everywhere = {n: {"version": "1.4.6-1"} for n in SYSTEMS}
+    make.answers["rollout_survey.yml"] = answer(results=everywhere)
+    assert make(canary=("n1",)).nodes == ()  # a second time there is nothing to do
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--canary", "n1", "--no-canary"], "exclude each other"),
+        (["--canary", "n1", "--nodes", "n[2-4]"], "n1 not among the nodes"),
+        (["--canary", "n1", "--exclude", "n1"], "n1 not among the nodes"),
+        (["--window", "2020-01-01T00:00/2020-01-02T00:00"], "it is over"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(inventory, tmp_path, options, said):
+    where = ["-i", str(inventory), "--state", str(tmp_path / "state")]
+    ended = CliRunner().invoke(cli.rollout, ["plan", "--to", "1.4.6", *options, *where])
+    assert ended.exit_code and said in f"{ended.output}{ended.exception}"
+    assert not (tmp_path / "state").exists()
+
+
 def test_nodes_that_have_it_are_held_down_or_unknown_are_left_out(make):
     make.answers["rollout_survey.yml"] = answer(
         results={"n1": {"version": "1.4.6-2"}, "n2": {"version": "1.4.5-2"}, "n3": {"version": "1.4.5-2"}},

@@ -208,6 +208,26 @@ def test_a_file_that_is_no_journal_is_named(tmp_path):
         Journal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("rollout", "plan", "{}"),
+        ("rollout", "plan", "not JSON"),
+        ("entry", "data", "not JSON"),
+        ("entry", "data", "[]"),
+        ("entry", "data", "{}"),
+        ("entry", "data", '{"number": "two"}'),
+        ("entry", "nodes", "c[1-"),
+    ],
+)
+def test_a_journal_that_was_edited_into_nonsense_is_an_error_that_names_it(journal, table, column, value):
+    journal.begin(make_plan(NAMES))
+    journal.write("r1", "batch", ["c1"], number=0)
+    journal._db.execute(f"UPDATE {table} SET {column} = ?", (value,))  # noqa: S608 - words of this test
+    with pytest.raises(JournalError, match=r"journal\.sqlite: (entry 1|a plan) is not as this program"):
+        journal.entries(journal.plan().id)
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])
 def test_a_cluster_is_no_path(name, tmp_path):
     with pytest.raises(FleetError, match="no name for a cluster"):
