@@ -153,6 +153,11 @@ class Daemon:
         return self.succeeds("systemctl", "--quiet", "is-active", self.name)
 
     @property
+    def starting(self) -> bool:
+        """Whether it has begun to start, and is not ready, as sackd that knows of no controller."""
+        return "activating" in self.module.run_command(["systemctl", "is-active", self.name])[1]
+
+    @property
     def enabled(self) -> bool:
         return self.succeeds("systemctl", "--quiet", "is-enabled", self.name)
 
@@ -315,7 +320,8 @@ def run(module: AnsibleModule) -> dict:
     reconfigures = daemon.name == "slurmctld" and not module.params["standby"]
     start = not running and module.params["start"]
     if start:
-        actions.append("start")
+        # A start would join the one that has begun, with the files of before.
+        actions.append("restart" if pending and daemon.starting else "start")
     elif running and pending and (not reconfigures or port_or_authentication_differ(used, wanted)):
         actions.append("restart")
     if reconfigures and (running or start) and accounting_begins(used, wanted):

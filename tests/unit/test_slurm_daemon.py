@@ -20,7 +20,7 @@ reconfigure)
 esac""",
     "systemctl": """
 case "$*" in
-*is-active*) test -e "$DIR/active";;
+*is-active*) test ! -e "$DIR/starting" || echo activating; test -e "$DIR/active";;
 *is-enabled*) test -e "$DIR/enabled";;
 enable*) touch "$DIR/enabled";;
 *) echo "$1" >>"$DIR/log"; rm -f "$DIR/elsewhere" "$DIR/active"
@@ -73,6 +73,20 @@ def test_the_first_run_starts_and_enables_it(daemon, node):
     assert result["changed"] and result["log"] == ["start", "reconfigure"]
     assert conf(node) == "a=1\n" and (node / "slurm.conf").stat().st_mode & 0o7777 == 0o644
     assert (node / "enabled").exists()
+
+
+def test_one_that_was_starting_without_its_files_starts_anew(daemon, node):
+    """A package was in the image of the node, so systemd has started its daemon before there was a file."""
+    (node / "starting").touch()
+    assert daemon("a=1", "sackd", check=True)["actions"] == ["restart"]
+    assert daemon("a=1", "sackd")["log"] == ["restart"]
+
+
+def test_one_that_is_starting_with_its_files_is_waited_for(daemon, node):
+    daemon("a=1", "sackd")
+    (node / "active").unlink()
+    (node / "starting").touch()
+    assert daemon("a=1", "sackd")["log"] == ["start"]
 
 
 @pytest.mark.parametrize("name", ["slurmctld", "slurmd"])
