@@ -13,8 +13,8 @@ description:
   - Plans with the real package manager before it touches anything. A version that can't be had, a key that
     doesn't fit or a dependency that is missing is an error while the node is still as it was; in check mode
     too, where a node that has never heard of the repository gets a true prediction.
-  - Never moves what the site itself holds (C(apt-mark hold), C(dnf versionlock), C(excludepkgs)), and removes
-    no package but Apptainer's own.
+  - Never moves what the site itself holds (C(apt-mark hold) without O(release_hold), C(dnf versionlock),
+    C(excludepkgs)), and removes no package but Apptainer's own.
   - Waits two minutes for others who work with the package manager. Changes none of its own files before the
     packages are installed.
   - With apt it plans in a scratch directory that has the node's package lists and the lists of O(repository).
@@ -98,6 +98,13 @@ options:
       Whether the packages C(singularity), C(singularity-ce) and C(singularity-container) are removed in the
       same transaction. Their C(singularity.conf) is kept in C(/var/lib/apptainer-fleet), for
       M(apptainer_config). If not, a version of Apptainer that they are in the way of is refused.
+    type: bool
+    default: false
+  release_hold:
+    description: >-
+      Whether C(apptainer) and C(apptainer-suid) are taken off C(apt-mark hold) where they have to move.
+      Nothing else that is on hold moves, and what is excluded or locked with dnf or zypper stays there. If it
+      then can't be installed, the hold is there again.
     type: bool
     default: false
   helpers:
@@ -327,6 +334,7 @@ def wanted(
         helpers,
         distribution.hint,
         replaced=singularity_conf.PACKAGES if params["replace_singularity"] else (),
+        release_hold=params["release_hold"],
     )
 
 
@@ -391,6 +399,7 @@ def main() -> None:
             },
             "tree": {"type": "dict", "options": {"path": {"type": "path", "required": True}}},
             "replace_singularity": {"type": "bool", "default": False},
+            "release_hold": {"type": "bool", "default": False},
             "helpers": {"type": "list", "elements": "str"},
             "distributions": {"type": "list", "elements": "dict", "required": True},
         },

@@ -53,15 +53,22 @@ options:
     default: /var/lib/apptainer-fleet/image-scan.prom
   quarantine:
     description: >-
-      Folder of a store. Images directly in it that the policy refuses are put into its quarantine, as
-      M(image_publish) does.
-    type: path
+      Folders of stores. Images directly in one of them that the policy refuses are put into its quarantine,
+      as M(image_publish) does.
+    type: list
+    elements: path
+    default: []
   quarantine_limit:
     description: >-
-      If the policy refuses more images of the store than this, all of them are left where they are: so many
+      If the policy refuses more images of a store than this, all of them are left where they are: so many
       are rather a mistake in the policy.
     type: int
     default: 3
+  scan:
+    description: >-
+      Whether it also runs now, which is waited for. What it puts into quarantine is a change.
+    type: bool
+    default: false
   calendar:
     description: When it runs, as systemd.time(7) describes calendar events.
     type: str
@@ -85,7 +92,9 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Nothing is written or started.
+    description: >-
+      Nothing is written or started. With O(scan) images are judged all the same, to say which would go into
+      quarantine.
   diff_mode:
     support: full
     description: Of the program, shows its SHA-256.
@@ -109,20 +118,29 @@ paths:
   returned: success
   type: list
   elements: str
+quarantined:
+  description: The images that the scan put into quarantine, or would.
+  returned: with O(scan)
+  type: list
+  elements: str
 """
 
 import datetime
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Dict, List
 
 from ansible.module_utils import (
     atomic_file,
+    image_cache,
     image_lock,
+    image_parameters,
     image_policy,
     image_scan,
     image_scan_units,
+    image_store,
     program_bundle,
 )
 from ansible.module_utils.basic import AnsibleModule
@@ -139,7 +157,7 @@ def settings(params: Dict[str, Any]) -> Dict[str, Any]:
     taken = ("paths", "patterns", "policy", "lock", "keyrings", "cache", "results", "metrics", "jobs")
     result = {key: params[key] for key in taken}
     if params["quarantine"]:
-        result["quarantine"] = {"store": params["quarantine"], "limit": params["quarantine_limit"]}
+        result["quarantine"] = {"stores": params["quarantine"], "limit": params["quarantine_limit"]}
     image_scan.read(result)
     image_lock.read(params["lock"])
     image_policy.read(params["policy"], datetime.date.today())
@@ -235,7 +253,62 @@ def present(run: Run) -> Dict[str, Any]:
         run.systemctl("enable", TIMER)
         # A timer that runs goes by its old calendar until then.
         run.systemctl("restart", TIMER)
-    return run.result(not on)
+    if not params["scan"]:
+        return run.result(not on)
+    quarantined = foreseen(run) if run.module.check_mode else scanned(run)
+    if quarantined:
+        shown = "".join(f"{path}\n" for path in quarantined)
+        header = {"before_header": "images that are refused", "after_header": "in quarantine"}
+        run.diff.append({**header, "before": shown, "after": ""})
+    return {**run.result(not on or bool(quarantined)), "quarantined": quarantined}
+
+
+def scanned(run: Run) -> List[str]:
+    """Let the service scan, within its bounds; return what it has put into quarantine."""
+    params = run.module.params
+    code, out, err = run.module.run_command(["systemctl", "start", SERVICE])
+    if code:
+        journal = ["journalctl", f"--unit={SERVICE}", "--lines=20", "--output=cat", "--quiet"]
+        said = [line for line in run.module.run_command(journal)[1].splitlines() if "image scan: " in line]
+        why = said[-1].partition("image scan: ")[2] if said else (err or out).strip()
+        run.module.fail_json(msg=f"the images could not be judged: {why}")
+    with open(params["results"], encoding="utf-8") as file:  # noqa: PTH123 - Python 3.8
+        verdicts = [json.loads(line) for line in file]
+    gone = [verdict["path"] for verdict in verdicts if verdict["quarantined"]]
+    stores = [os.path.realpath(store) for store in params["quarantine"]]
+    left = [
+        verdict["path"]
+        for verdict in verdicts
+        if verdict["severity"] == "error"
+        and not verdict["quarantined"]
+        and os.path.realpath(os.path.dirname(verdict["path"])) in stores  # noqa: PTH120
+    ]
+    if left:
+        run.module.warn(too_many(len(left), params["quarantine_limit"]))
+    return gone
+
+
+def foreseen(run: Run) -> List[str]:
+    """Judge the images, with a copy of what the scanner remembers; return what would be taken away."""
+    if atomic_file.read(SETTINGS) is None:
+        # A node that has had no converge: there are neither keys nor stores yet.
+        return []
+    wanted = image_scan.read(settings(run.module.params))
+    copy = str(Path(run.module.tmpdir, "images.sqlite"))
+    image_cache.copy(run.module.params["cache"], copy)
+    judged = {**wanted.judged, "cache": copy}
+    with image_parameters.checker(judged, jobs=wanted.jobs, patterns=wanted.patterns) as checker:
+        chosen, held = image_scan.to_take_away(wanted.quarantine, list(checker.check(wanted.paths)))
+    if held:
+        run.module.warn(too_many(held, run.module.params["quarantine_limit"]))
+    return [verdict.path for _, verdict in chosen]
+
+
+def too_many(count: int, limit: int) -> str:
+    return (
+        f"{count} images of stores are refused and left where they are, as more than {limit} at once"
+        " (image_policy_quarantine_limit) are rather a mistake in the policy"
+    )
 
 
 def absent(run: Run) -> Dict[str, Any]:
@@ -263,8 +336,9 @@ def main() -> None:
             "cache": {"type": "path", "default": "/var/cache/apptainer-fleet/images.sqlite"},
             "results": {"type": "path", "default": "/var/lib/apptainer-fleet/image-scan.jsonl"},
             "metrics": {"type": "path", "default": "/var/lib/apptainer-fleet/image-scan.prom"},
-            "quarantine": {"type": "path"},
+            "quarantine": {"type": "list", "elements": "path", "default": []},
             "quarantine_limit": {"type": "int", "default": 3},
+            "scan": {"type": "bool", "default": False},
             "calendar": {"type": "str", "default": "daily"},
             "splay": {"type": "int", "default": 3600},
             "deadline": {"type": "int", "default": 21600},
@@ -280,7 +354,12 @@ def main() -> None:
     except (image_policy.PolicyError, image_lock.LockError) as error:
         name = "policy" if isinstance(error, image_policy.PolicyError) else "lock"
         module.fail_json(msg="\n".join(f"{name}: {problem}" for problem in error.problems))
-    except (image_scan.ScanError, image_scan_units.UnitError) as error:
+    except (
+        image_parameters.ParameterError,
+        image_scan.ScanError,
+        image_scan_units.UnitError,
+        image_store.StoreError,
+    ) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")

@@ -162,11 +162,9 @@ stores:
       type: int
 """
 
-import contextlib
 import datetime
 import os
 import platform
-import sqlite3
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -176,6 +174,7 @@ from ansible.module_utils import (
     apptainer_rules,
     apptainer_waivers,
     atomic_file,
+    image_cache,
     image_parameters,
     mounts,
     node_audit,
@@ -290,15 +289,7 @@ class Audit:
     def _cache(self) -> str:
         """A copy of what the scanner remembers, so that its own stays as it is."""
         copy = str(Path(self.module.tmpdir, "images.sqlite"))
-        if Path(CACHE).is_file():
-            with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as opened:
-                source = opened.enter_context(
-                    contextlib.closing(sqlite3.connect(f"file:{CACHE}?mode=ro", uri=True))
-                )
-                target = opened.enter_context(contextlib.closing(sqlite3.connect(copy)))
-                source.backup(target)
-        if Path(copy).exists():
-            Path(copy).chmod(0o600)
+        image_cache.copy(CACHE, copy)
         return copy
 
 

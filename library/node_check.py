@@ -10,7 +10,8 @@ short_description: Record what a converge left, and see whether it is still so
 description:
   - With O(state=recorded), the last task of a converge writes what is on the node to
     C(/var/lib/apptainer-fleet/record.json), mode C(0600) - versions of packages, digests of files, running
-    kernel parameters, units, mounts, and which programs have a setuid bit.
+    kernel parameters, units, mounts, and which programs have a setuid bit. Nothing else is changed without
+    O(disarm).
   - With O(state=compared), nothing is changed and nothing needs to be given. What the record says was looked
     at is looked at again. The task fails if anything differs, or if there is no record.
   - A converge of a part of the roles does not write it, so what that part has changed counts as a difference
@@ -60,6 +61,24 @@ options:
         type: list
         elements: str
         default: []
+  disarm:
+    description:
+      - With O(state=recorded), take the setuid bit from programs of Singularity and Apptainer that nobody
+        answers for, before it is on record. The files stay where they are.
+      - Those are known by their names, such as C(starter-suid), and are on local file systems, root's, of no
+        package, and not in O(setuid_allowed). One with a second name, or of which no package manager can say
+        whose it is, keeps the bit, with a warning.
+    type: bool
+    default: false
+  setuid_allowed:
+    description: Paths of setuid programs that are meant to be there.
+    type: list
+    elements: str
+    default: []
+  deadline:
+    description: Seconds after which O(disarm) looks no further.
+    type: int
+    default: 60
 attributes:
   check_mode:
     support: full
@@ -83,6 +102,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+disarmed:
+  description: Programs that have lost their setuid bit, or would.
+  returned: O(state=recorded)
+  type: list
+  elements: str
 differences:
   description: What is not as it was.
   returned: O(state=compared), also when that fails
@@ -103,10 +127,11 @@ differences:
       type: str
 """
 
+import os
 from pathlib import Path
 from typing import List, Tuple
 
-from ansible.module_utils import atomic_file, node_record
+from ansible.module_utils import atomic_file, mounts, node_record, setuid_audit
 from ansible.module_utils.basic import AnsibleModule
 
 SHOWN = 3
@@ -118,6 +143,9 @@ def main() -> None:
         argument_spec={
             "state": {"type": "str", "choices": ["recorded", "compared"], "default": "compared"},
             "watch": {"type": "dict", "options": dict.fromkeys(node_record.Watch._fields, texts)},
+            "disarm": {"type": "bool", "default": False},
+            "setuid_allowed": texts,
+            "deadline": {"type": "int", "default": 60},
         },
         required_if=[("state", "recorded", ["watch"])],
         supports_check_mode=True,
@@ -140,14 +168,43 @@ def main() -> None:
 
 def record(module: AnsibleModule, run: node_record.Run, old: str) -> None:
     """Write what is there, and end."""
+    disarmed = disarm(module, run) if module.params["disarm"] else []
     watch = node_record.Watch.of(module.params["watch"])
     state = node_record.started(node_record.look(watch, run))
+    for path in disarmed:
+        # In check mode they have it still.
+        state["setuid"].pop(path, None)
     new = node_record.text(watch, state, node_record.lines(state))
     if new != old and not module.check_mode:
         Path(node_record.PATH).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         atomic_file.replace(node_record.PATH, new.encode(), 0o600)
-    header = {"before_header": node_record.PATH, "after_header": node_record.PATH}
-    module.exit_json(changed=new != old, diff={**header, "before": old, "after": new} if new != old else {})
+    diff = [("setuid programs", "".join(f"{path}\n" for path in disarmed), ""), (node_record.PATH, old, new)]
+    module.exit_json(
+        changed=bool(disarmed) or new != old,
+        disarmed=disarmed,
+        diff=[
+            {"before_header": name, "after_header": name, "before": before, "after": after}
+            for name, before, after in diff
+            if before != after
+        ],
+    )
+
+
+def disarm(module: AnsibleModule, run: node_record.Run) -> List[str]:
+    """Take setuid bits away; return from which programs, and warn of those that keep it."""
+    mountinfo = os.fsdecode(Path(mounts.MOUNTINFO).read_bytes())
+    audit = setuid_audit.audit(module.params["deadline"], mountinfo)
+    done, kept = setuid_audit.disarm(
+        audit,
+        module.params["setuid_allowed"],
+        lambda paths: setuid_audit.packages(run, paths),
+        dry_run=module.check_mode,
+    )
+    for path, why in kept.items():
+        module.warn(f"{path} keeps its setuid bit: {why}")
+    if audit.stopped_at is not None:
+        module.warn(f"Setuid programs were looked for until the time was over at {audit.stopped_at}")
+    return done
 
 
 def compare(module: AnsibleModule, run: node_record.Run, content: str) -> None:

@@ -93,7 +93,9 @@ class Apt:
             version = self._choose(request, state, options)
         if version is None:
             raise apptainer_packages.not_offered(request, self._offered(request, options))
-        self._refuse_hold(request, state, version)
+        released = self._released(request, state, version)
+        if released:
+            options = [*options, "--allow-change-held-packages"]
         simulate = _install(request, state, version, broken, ["--simulate", *options])
         code, out, err = self._run(simulate)
         if code != 0 and not all_lists:
@@ -102,7 +104,17 @@ class Apt:
             code, out, err = self._run(simulate)
         if code != 0:
             raise PackageError(f"apt can't install {MAIN} {version}:\n{_errors(out, err)}")
-        return Plan(version, planned(out), all_lists)
+        steps = planned(out)
+        # That option lets apt move all that is on hold, and only what is ours may move.
+        others = sorted({step.package for step in steps} & set(self._held())) if released else []
+        others = [name for name in others if name not in released]
+        if others:
+            names = " ".join(others)
+            raise PackageError(
+                f"{MAIN} can't be brought to {version} without {names}, which this node holds: run"
+                f" `apt-mark unhold {names}` there"
+            )
+        return Plan(version, steps, all_lists)
 
     def apply(self, request: Request, state: State, plan: Plan, broken: bool) -> None:
         """Carry out *plan*. Raises PackageError."""
@@ -112,12 +124,17 @@ class Apt:
         elif request.repository:
             self._update(request, _only(self._scratch / "own"))
         command = _install(request, state, plan.version, broken, options)
+        released = self._released(request, state, plan.version)
+        if released:
+            self._mark("unhold", released)
         code, out, err = self._apt(command)
         if code != 0 and not plan.stale:
             # Lists that are a day old name packages that a mirror has replaced since.
             self._update(request, options)
             code, out, err = self._apt(command)
         if code != 0:
+            if released:
+                self._mark("hold", released)
             raise PackageError(f"apt could not install {MAIN} {plan.version}:\n{_errors(out, err)}")
 
     def _prepare_scratch(self, request: Request) -> None:
@@ -153,17 +170,29 @@ class Apt:
 
         return apptainer_packages.when_free(attempt)
 
-    def _refuse_hold(self, request: Request, state: State, version: str) -> None:
-        """Refuse to move what the site holds (apt-mark(8)). Raises PackageError."""
-        on_hold = self._run(["apt-mark", "showhold", MAIN, SUID])[1].split()
+    def _held(self) -> List[str]:
+        """Return the packages that are on hold (apt-mark(8))."""
+        return self._run(["apt-mark", "showhold"])[1].split()
+
+    def _mark(self, what: str, names: Sequence[str]) -> None:
+        """Run ``apt-mark hold`` or ``unhold``. Raises PackageError."""
+        code, out, err = self._run(["apt-mark", what, *names])
+        if code != 0:
+            raise PackageError(f"`apt-mark {what} {' '.join(names)}` fails: {(err or out).strip()}")
+
+    def _released(self, request: Request, state: State, version: str) -> List[str]:
+        """Return what has to move and is on hold, if that may be released. Raises PackageError if not."""
+        on_hold = self._held()
         wanted = dict.fromkeys(request.packages, version)
         moved = [
             name for name in (MAIN, SUID) if name in on_hold and state.packages.get(name) != wanted.get(name)
         ]
-        if moved:
+        if moved and not request.release_hold:
             names = " ".join(moved)
             places = [f"`apt-mark showhold` names {names}"]
-            raise apptainer_packages.held(request, places, f"Run `apt-mark unhold {names}` there")
+            mend = f"Run `apt-mark unhold {names}` there, set apptainer_release_hold to true"
+            raise apptainer_packages.held(request, places, mend)
+        return moved
 
     def _update(self, request: Request, options: Sequence[str]) -> None:
         command = ["apt-get", "update", *_options("APT::Update::Error-Mode=any"), *options]

@@ -93,6 +93,8 @@ class Request(NamedTuple):
     files: Sequence[LocalPackage] = ()
     #: Packages of which none is to be there.
     replaced: Sequence[str] = ()
+    #: Whether what somebody has on hold is moved all the same.
+    release_hold: bool = False
 
     @property
     def packages(self) -> List[str]:

@@ -43,6 +43,18 @@ class CacheError(Exception):
     """A cache that must not be used; the message says why and what to do."""
 
 
+def copy(source: str, target: str) -> None:
+    """Make *target* a copy of the cache *source*, which is only read; nothing if there is none to be read."""
+    if not os.path.isfile(source):  # noqa: PTH113
+        return
+    with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as opened:
+        old = opened.enter_context(contextlib.closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)))
+        new = opened.enter_context(contextlib.closing(sqlite3.connect(target)))
+        old.backup(new)
+    if os.path.exists(target):  # noqa: PTH110
+        os.chmod(target, 0o600)  # noqa: PTH101
+
+
 class Remembered:
     """The verdicts of one folder, by name of the file."""
 

@@ -37,9 +37,9 @@ class ScanError(Exception):
 
 @dataclass(frozen=True)
 class Quarantine:
-    """From which *store* refused images are taken away; more than *limit* at once are left where they are."""
+    """From which *stores* refused images are taken away; more than *limit* in one are left where they are."""
 
-    store: str
+    stores: Tuple[str, ...]
     limit: int
 
 
@@ -68,7 +68,10 @@ _FIELDS: Mapping[str, Field] = {
     "jobs": Field(typed.integer(1), required=True),
     "quarantine": Field(
         typed.nested(
-            {"store": Field(typed.text(), required=True), "limit": Field(typed.integer(1), required=True)},
+            {
+                "stores": Field(typed.items(typed.text(), least=1), required=True),
+                "limit": Field(typed.integer(1), required=True),
+            },
             Quarantine,
         )
     ),
@@ -139,28 +142,43 @@ def scan(settings: Settings, clock: Callable[[], float] = time.time) -> Summary:
     return summary
 
 
+def to_take_away(
+    wanted: Optional[Quarantine], verdicts: Sequence[Verdict]
+) -> Tuple[List[Tuple[Store, Verdict]], int]:
+    """Return what is to go into quarantine, and how many images are too many for that.
+
+    Raises StoreError if others than root could put files into a store, or it is not there.
+    """
+    chosen: List[Tuple[Store, Verdict]] = []
+    held = 0
+    for store in (Store(path, Checker(Policy())) for path in (wanted.stores if wanted else ())):
+        refused = [
+            verdict
+            for verdict in verdicts
+            # What lies in folders below is no image of the store.
+            if verdict.refused()
+            and os.path.realpath(Path(verdict.path).parent) == store.path
+            and (Path(verdict.path).is_symlink() or not Path(verdict.path).is_dir())
+        ]
+        if wanted and len(refused) > wanted.limit:
+            # So many at once are rather a mistake in the policy.
+            held += len(refused)
+        else:
+            chosen += [(store, verdict) for verdict in refused]
+    return chosen, held
+
+
 def _take_away(wanted: Optional[Quarantine], verdicts: Sequence[Verdict], summary: Summary) -> Sequence[str]:
-    """Put refused images of the store into quarantine; return their paths."""
-    if wanted is None:
-        return ()
-    store = Store(wanted.store, Checker(Policy()))
-    refused = [
-        verdict
-        for verdict in verdicts
-        # What lies in folders below is no image of the store.
-        if verdict.refused()
-        and os.path.realpath(Path(verdict.path).parent) == store.path
-        and (Path(verdict.path).is_symlink() or not Path(verdict.path).is_dir())
-    ]
-    if len(refused) > wanted.limit:
-        # So many at once are rather a mistake in the policy.
-        summary.held = len(refused)
-        return ()
-    for verdict in refused:
+    """Put refused images of the stores into quarantine; return their paths."""
+    chosen, summary.held = to_take_away(wanted, verdicts)
+    gone = []
+    for store, verdict in chosen:
         reason = "scan: " + "; ".join(map(str, verdict.counting()))
-        store.quarantine_file(Path(verdict.path).name, reason)
-    summary.quarantined = len(refused)
-    return [verdict.path for verdict in refused]
+        # Another node may have been faster in a store that nodes share.
+        if store.quarantine_file(Path(verdict.path).name, reason):
+            gone.append(verdict.path)
+    summary.quarantined = len(gone)
+    return gone
 
 
 def _metrics(summary: Summary, began: float, seconds: float) -> Iterator[str]:

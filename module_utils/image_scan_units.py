@@ -27,8 +27,7 @@ def service(program: str, settings: str, wanted: Mapping[str, Any]) -> str:
         if wanted[name] < 1:
             raise UnitError(f"{name}: must be at least 1, not {wanted[name]}")
     written = [str(Path(wanted[name]).parent) for name in ("results", "metrics", "cache") if wanted[name]]
-    if wanted["quarantine"]:
-        written.append(wanted["quarantine"])
+    written += wanted["quarantine"]
     for path in written:
         if not _PATH.fullmatch(path):
             raise UnitError(f"{path}: must be an absolute path without blanks, quotes and signs of systemd")

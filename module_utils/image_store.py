@@ -227,7 +227,14 @@ class Store:
             # The record first: from now on the content can't come back.
             content = json.dumps(record.__dict__, indent=1, sort_keys=True) + "\n"
             atomic_file.replace(self._record(record), content.encode(), 0o600)
-            os.rename(final, self._record(record)[: -len(".json")])  # noqa: PTH104
+            kept = self._record(record)[: -len(".json")]
+            try:
+                os.rename(final, kept)  # noqa: PTH104
+            except FileNotFoundError:
+                # Another node has taken it away in the meantime; its record may be this one.
+                if not os.path.lexists(kept):
+                    os.unlink(self._record(record))  # noqa: PTH108
+                return None
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{final}.sha256")  # noqa: PTH108
             _sync(f"{self.path}/{QUARANTINE}")

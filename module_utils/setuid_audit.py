@@ -35,6 +35,8 @@ LIKELY = ("/etc", "/usr/local", "/usr/libexec", "/usr/bin", "/usr/sbin", "/opt",
 
 # In a report, that many; their number is told anyway.
 MAX_UNREADABLE = 100
+#: Whose setuid programs are taken care of; those of others are nobody's way to root.
+ROOT = 0
 #: What shells say of a program that is not there.
 _ABSENT = 127
 
@@ -257,6 +259,55 @@ class _Walk:
         self.result.unreadable_count += 1
         if len(self.result.unreadable) < MAX_UNREADABLE:
             self.result.unreadable.append(f"{folder} ({error.strerror})")
+
+
+def disarm(
+    audit: Audit,
+    allowed: Iterable[str],
+    owners: Callable[[List[str]], Optional[Dict[str, str]]],
+    dry_run: bool = False,
+) -> Tuple[List[str], Dict[str, str]]:
+    """Take the setuid bit from the programs of *audit* that nobody answers for; the files stay.
+
+    :param allowed: paths that the site answers for.
+    :param owners: paths → path → package; None where no package manager can say.
+    :return: the paths that have lost the bit, or would, and path → why of those that have it still.
+    """
+    paths = sorted({one.path for one in audit.findings if one.kind == "setuid"} - set(allowed))
+    packages = owners(paths) if paths else {}
+    done, kept = [], {}
+    for path in paths:
+        if packages is None:
+            kept[path] = "no package manager can say whether it belongs to a package"
+        elif not packages.get(path):
+            why = _disarm(path, dry_run)
+            if why:
+                kept[path] = why
+            else:
+                done.append(path)
+    return done, kept
+
+
+def _disarm(path: str, dry_run: bool) -> str:
+    """Take the bit from *path*; return why not, empty if it is done."""
+    try:
+        # By the file that is open: another one may stand there by now.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not (stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_ISUID):
+                return "it is another file by now"
+            if status.st_uid != ROOT:
+                return f"it is not root's, but of user {status.st_uid}"
+            if status.st_nlink > 1:
+                return "it has another name, which may belong to a package"
+            if not dry_run:
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~(stat.S_ISUID | stat.S_ISGID))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return str(error.strerror)
+    return ""
 
 
 def owners(dpkg: str, rpm: str, paths: Sequence[str]) -> Dict[str, str]:

@@ -53,8 +53,14 @@ class FakeNode:
         return (0, said, "") if len(said.split()) == 3 else (2, "", "no Debian format")
 
     def run_apt_mark(self, argv):
-        assert argv[1] == "showhold"
-        return 0, "".join(f"{name}\n" for name in self.holds), ""
+        if argv[1] == "showhold":
+            return 0, "".join(f"{name}\n" for name in self.holds), ""
+        self.done.append(" ".join(argv))
+        if argv[1] == "hold":
+            self.holds += argv[2:]
+        else:
+            self.holds = [name for name in self.holds if name not in argv[2:]]
+        return 0, "", ""
 
     def run_apt_cache(self, _):
         rows = [f" apptainer | {version} | http://repo lab/main amd64 Packages" for version in self.offered]
@@ -360,6 +366,33 @@ def test_what_the_site_holds_is_not_moved(package, node, name):
     # Nor is it in the way where it is.
     assert not package(suid=True)["changed"]
     assert ("failed" in package(suid=False)) is (name == "apptainer-suid")
+
+
+def test_a_hold_is_released_where_the_site_says_so_and_only_of_what_moves(package, node):
+    package(suid=True)
+    node.holds = ["apptainer", "kernel"]
+    node.done.clear()
+    assert not package(suid=True, release_hold=True)["changed"] and "apptainer" in node.holds
+    predicted = package(version="1.4.6", suid=True, release_hold=True, check=True)
+    assert predicted["changed"] and node.holds == ["apptainer", "kernel"] and not node.done
+    done = package(version="1.4.6", suid=True, release_hold=True)
+    assert done["transaction"] == predicted["transaction"] and node.holds == ["kernel"]
+    assert node.done[0] == "apt-mark unhold apptainer"
+
+
+def test_a_hold_is_there_again_if_nothing_could_be_installed(package, node):
+    package()
+    node.holds, node.broken_mirror = ["apptainer"], 9
+    assert package(version="1.4.6", release_hold=True)["failed"]
+    assert node.holds == ["apptainer"]
+
+
+def test_what_else_is_on_hold_does_not_move_with_it(package, node):
+    package()
+    node.holds, node.conflicts = ["apptainer", "fuse3"], {"fuse3": "1.0"}
+    node.done.clear()
+    result = package(version="1.4.6", release_hold=True)
+    assert result["failed"] and "without fuse3, which this node holds" in result["msg"] and not node.done
 
 
 def test_nothing_but_apptainer_is_removed_for_it(package, node):

@@ -3,6 +3,7 @@
 import configparser
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -42,7 +43,7 @@ def node(tmp_path):
 
         def scan(self, limit=None, **more):
             if limit is not None:
-                more["quarantine"] = {"store": str(self.store), "limit": limit}
+                more["quarantine"] = {"stores": [str(self.store)], "limit": limit}
             summary = image_scan.scan(image_scan.read(self.settings(**more)))
             lines = [json.loads(line) for line in self.results.read_text().splitlines()]
             return summary, {line["path"].rpartition("/")[2]: line for line in lines}
@@ -114,6 +115,30 @@ def test_too_many_at_once_are_left_where_they_are(node):
     assert "apptainer_fleet_image_scan_held 3" in node.metrics.read_text()
 
 
+def test_each_store_has_the_limit_for_itself(node):
+    for number in range(3):
+        image_store.put(node.store / f"tool_{number}.sif", BAD)
+    both = {"stores": [str(node.store), str(node.home)], "limit": 2}
+    summary, verdicts = node.scan(quarantine=both)
+    assert (summary.held, summary.quarantined) == (3, 1) and verdicts["mine.sif"]["quarantined"]
+
+
+def test_another_node_may_be_faster_in_a_store_that_nodes_share(node, monkeypatch):
+    image_store.put(node.store / "tool_2.sif", BAD)
+    rename, other = os.rename, node.store / ".quarantine/other"
+
+    def faster(source, target):
+        if source.endswith("/tool_2.sif"):
+            rename(source, other)
+        rename(source, target)
+
+    monkeypatch.setattr(image_scan.os, "rename", faster)
+    summary, verdicts = node.scan(limit=2)
+    assert summary.quarantined == 0 and not verdicts["tool_2.sif"]["quarantined"]
+    # No record of what is not there.
+    assert other.exists() and not list((node.store / ".quarantine").glob("*.json"))
+
+
 def test_a_folder_is_no_image_to_take_away(node):
     (node.store / "folder.sif").mkdir()
     (node.store / "gone.sif").symlink_to("nowhere")
@@ -132,7 +157,7 @@ def test_a_folder_is_no_image_to_take_away(node):
             {"policy": {"rules": {"signatures": {"signers": ["A1" * 20]}}}},
             "keyrings: the policy has the rule",
         ),
-        ({"quarantine": {"store": "/none", "limit": 1}}, "/none: No such file"),
+        ({"quarantine": {"stores": ["/none"], "limit": 1}}, "/none: No such file"),
     ],
 )
 def test_what_keeps_it_from_its_work_leaves_the_old_results(node, change, message):
@@ -149,7 +174,7 @@ def test_what_keeps_it_from_its_work_leaves_the_old_results(node, change, messag
         ({"paths": []}, "paths: must not be empty"),
         ({"jobs": 0}, "jobs: must be a whole number of at least 1"),
         ({"result": "/x"}, "result: there is no such key; did you mean results"),
-        ({"quarantine": {"store": "/x"}}, "quarantine.limit: is missing"),
+        ({"quarantine": {"stores": ["/x"]}}, "quarantine.limit: is missing"),
     ],
 )
 def test_wrong_settings_are_named(node, change, message):
@@ -208,7 +233,7 @@ def test_the_program_is_the_same_every_time_and_holds_what_is_imported(program):
 # --- units
 
 WANTED = {
-    **{"results": "/var/lib/a/x", "metrics": "/srv/m/x", "cache": "/var/cache/a/x", "quarantine": None},
+    **{"results": "/var/lib/a/x", "metrics": "/srv/m/x", "cache": "/var/cache/a/x", "quarantine": []},
     **{"deadline": 60, "memory_mib": 512, "jobs": 1, "quarantine_limit": 3},
 }
 
@@ -226,7 +251,7 @@ def test_the_service_may_write_its_own_files_alone():
     assert service["ReadWritePaths"] == "-/var/lib/a -/srv/m -/var/cache/a"
     assert service["ProtectSystem"] == "strict" and service["TimeoutStartSec"] == "60"
     assert service["IOSchedulingClass"] == "idle" and service["Nice"] == "19"
-    with_store = unit(image_scan_units.service("/p", "/s", {**WANTED, "quarantine": "/opt/c"}))["Service"]
+    with_store = unit(image_scan_units.service("/p", "/s", {**WANTED, "quarantine": ["/opt/c"]}))["Service"]
     assert with_store["ReadWritePaths"].endswith(" -/opt/c")
 
 
@@ -235,7 +260,7 @@ def test_the_service_may_write_its_own_files_alone():
     [
         ({"results": "/a b/x"}, "/a b: must be an absolute path"),
         ({"metrics": "/a%h/x"}, "must be an absolute path"),
-        ({"quarantine": "/a\n[Service]"}, "must be an absolute path"),
+        ({"quarantine": ["/a\n[Service]"]}, "must be an absolute path"),
         ({"deadline": 0}, "deadline: must be at least 1"),
         ({"memory_mib": -1}, "memory_mib: must be at least 1"),
     ],

@@ -1,8 +1,13 @@
-"""Module image_scanner; systemctl is a script that keeps in files what systemd would know."""
+"""Module image_scanner; systemctl is a script that keeps in files what systemd would know.
+
+That systemd runs the scanner is for molecule/images and molecule/audit.
+"""
 
 import json
 import os
+import sys
 
+import image_store
 import pytest
 
 SYSTEMCTL = """#!/bin/sh
@@ -12,6 +17,7 @@ case "$*" in
     *is-active*) [ -e "$NODE/active" ] ;;
     "enable "*) touch "$NODE/enabled" ;;
     "restart "*) touch "$NODE/active" ;;
+    "start "*) [ ! -e "$NODE/broken" ] || exit 1; "$NODE/start" ;;
     "disable --now "*) rm -f "$NODE/enabled" "$NODE/active" ;;
 esac
 """
@@ -56,11 +62,11 @@ UNITS = ["units/apptainer-fleet-image-scan.service", "units/apptainer-fleet-imag
 
 
 def test_a_scanner_is_installed_and_its_timer_started(module, node):
-    result = module(paths=["/srv", "/scratch/*/images"], quarantine="/srv", quarantine_limit=5)
+    result = module(paths=["/srv", "/scratch/*/images"], quarantine=["/srv"], quarantine_limit=5)
     assert result["changed"] and result["paths"] == [str(node / name) for name in (*FILES, *UNITS)]
     settings = json.loads((node / "etc/scan.json").read_text())
     assert settings["paths"] == ["/srv", "/scratch/*/images"]
-    assert settings["quarantine"] == {"store": "/srv", "limit": 5}
+    assert settings["quarantine"] == {"stores": ["/srv"], "limit": 5}
     assert "-/srv" in (node / UNITS[0]).read_text() and "OnCalendar=daily" in (node / UNITS[1]).read_text()
     said = calls(node)
     assert said.index("daemon-reload") < said.index("enable ") < said.index("restart ")
@@ -106,6 +112,56 @@ def test_it_can_be_taken_away(module, node):
     assert not (node / "active").exists()
     again = module(state="absent")
     assert not again["changed"]
+
+
+@pytest.fixture
+def store(node):
+    """A store with an image that the policy takes and one that it does not, and a service that scans."""
+    image_store.put(node / "store/good_1.sif", image_store.image(labels={"team": "a"}))
+    image_store.put(node / "store/bad_1.sif", image_store.image())
+    start = f"#!/bin/sh\nexec {sys.executable} -I {node}/lib/scan.pyz {node}/etc/scan.json\n"
+    (node / "start").write_text(start)
+    (node / "start").chmod(0o755)
+    return node / "store"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+SCAN = {"scan": True, "policy": {"rules": {"labels": {"team": "*"}}}}
+
+
+def test_a_scan_puts_into_quarantine_what_check_mode_has_foreseen(module, store):
+    wanted = {**SCAN, "paths": [str(store)], "quarantine": [str(store)]}
+    # A node that has had no converge has nothing to judge with.
+    assert module(**wanted, check=True)["quarantined"] == []
+    module(**{**wanted, "scan": False})
+    assert names(store) == ["bad_1.sif", "good_1.sif"]
+    predicted = module(**wanted, check=True)
+    assert predicted["changed"] and predicted["quarantined"] == [str(store / "bad_1.sif")]
+    assert (store / "bad_1.sif").exists()
+    done = module(**wanted)
+    assert done["quarantined"] == predicted["quarantined"] and done["diff"] == predicted["diff"]
+    assert names(store) == [".quarantine", "good_1.sif"]
+    again = module(**wanted)
+    assert not again["changed"] and again["diff"] == []
+
+
+def test_a_scan_takes_nothing_where_too_much_is_refused_and_says_so(module, store):
+    image_store.put(store / "bad_2.sif", image_store.image())
+    wanted = {**SCAN, "paths": [str(store)], "quarantine": [str(store)], "quarantine_limit": 1}
+    module(**{**wanted, "scan": False})
+    for check in (True, False):
+        result = module(**wanted, check=check)
+        assert not result["changed"] and result["quarantined"] == [] and len(names(store)) == 3
+        assert "2 images of stores are refused and left where they are" in str(result["warnings"])
+
+
+def test_a_scan_that_fails_is_no_success(module, store, node):
+    (node / "broken").touch()
+    result = module(**SCAN, paths=[str(store)])
+    assert result["failed"] and result["msg"].startswith("the images could not be judged")
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_recorded_then_compared_then_changed(node_check: Any, root: Path) -> Non
     assert node_check(state="recorded", watch=watch)["changed"]
     assert (root / "var/record.json").stat().st_mode & 0o777 == 0o600
     again = node_check(state="recorded", watch=watch)
-    assert (again["changed"], again["diff"]) == (False, {})
+    assert (again["changed"], again["diff"]) == (False, [])
     assert node_check()["differences"] == []
     for name in "123":
         (root / f"etc/apptainer/{name}").write_text("stray")
@@ -167,6 +167,34 @@ def test_recorded_then_compared_then_changed(node_check: Any, root: Path) -> Non
     assert [found["name"].rpartition("/")[2] for found in failed["differences"]] == [
         *("1", "2", "3", "apptainer.conf"),
     ]
+
+
+def test_setuid_programs_are_disarmed_before_they_are_on_record(
+    node_check: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starter = root / "opt/old/starter-suid"
+    starter.parent.mkdir(parents=True)
+    starter.touch()
+    starter.chmod(0o4755)
+    setuid_audit = node_check.plugin.setuid_audit
+    audit = setuid_audit.audit
+    # Not of this machine.
+    monkeypatch.setattr(setuid_audit, "audit", lambda seconds, mounts: audit(seconds, mounts, [str(root)]))
+    monkeypatch.setattr(setuid_audit, "ROOT", os.geteuid())
+    monkeypatch.setattr(setuid_audit, "packages", lambda run, paths: {})
+    wanted = {"state": "recorded", "watch": {"setuid": [f"{root}/opt/**/*-suid"]}}
+    assert node_check(**wanted)["disarmed"] == [] and starter.stat().st_mode & 0o4000
+    kept = node_check(**wanted, disarm=True, setuid_allowed=[str(starter)])
+    assert kept["disarmed"] == [] and starter.stat().st_mode & 0o4000
+    predicted = node_check(check=True, **wanted, disarm=True)
+    assert predicted["disarmed"] == [str(starter)] and starter.stat().st_mode & 0o4000
+    done = node_check(**wanted, disarm=True)
+    assert done["changed"] and done["diff"] == predicted["diff"]
+    assert (
+        starter.stat().st_mode & 0o7777 == 0o755
+        and str(starter) not in (root / "var/record.json").read_text()
+    )
+    assert not node_check(**wanted, disarm=True)["changed"]
 
 
 def test_without_a_record_or_with_half_a_one(node_check: Any, root: Path) -> None:

@@ -252,3 +252,54 @@ def test_a_real_mount_is_not_entered_when_it_is_no_local_one(tree):
     if "mount:" in ended.stderr:
         pytest.skip("this machine allows no mounts")
     assert ended.stdout.split() == [str(tree / "etc/singularity"), str(usr / "bin/sexec")], ended.stderr
+
+
+OLD = "opt/old/libexec/singularity/bin/starter-suid"
+OTHER = "usr/local/libexec/singularity/bin/action-suid"
+
+
+@pytest.fixture
+def found(tree, monkeypatch):
+    """An audit of the tree, whose files count as root's."""
+    monkeypatch.setattr(setuid_audit, "ROOT", os.geteuid())
+    return audit(60, ROOT, [str(tree)])
+
+
+def mode(path):
+    return path.stat().st_mode & 0o7777
+
+
+def test_disarming_takes_the_bit_from_what_nobody_answers_for(found, tree):
+    expected = [str(tree / OLD), str(tree / OTHER)]
+    assert setuid_audit.disarm(found, [], lambda _: {}, dry_run=True) == (expected, {})
+    assert mode(tree / OLD) == 0o4755
+    assert setuid_audit.disarm(found, [], lambda _: {}) == (expected, {})
+    assert (mode(tree / OLD), mode(tree / OTHER), mode(tree / "usr/bin/sudo")) == (0o755, 0o755, 0o4755)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: os.link(path, path.with_name("another")), "another name"),
+        (lambda path: path.chmod(0o755), "another file by now"),
+        (lambda path: (path.unlink(), os.mkfifo(path, 0o755)), "another file by now"),
+        (lambda path: (path.unlink(), path.symlink_to("/bin/sh")), "Too many levels"),
+        (lambda path: path.unlink(), "No such file"),
+    ],
+)
+def test_what_is_not_sure_keeps_its_bit(found, tree, change, reason):
+    change(tree / OLD)
+    done, kept = setuid_audit.disarm(found, [], lambda _: {})
+    assert done == [str(tree / OTHER)] and list(kept) == [str(tree / OLD)]
+    assert reason in kept[str(tree / OLD)]
+
+
+def test_what_somebody_answers_for_keeps_its_bit(found, tree, monkeypatch):
+    owned = {str(tree / OLD): "singularity-ce"}
+    assert setuid_audit.disarm(found, [str(tree / OTHER)], lambda _: owned) == ([], {})
+    done, kept = setuid_audit.disarm(found, [], lambda _: None)
+    assert done == [] and "no package manager" in kept[str(tree / OLD)]
+    monkeypatch.setattr(setuid_audit, "ROOT", os.geteuid() + 1)
+    done, kept = setuid_audit.disarm(found, [], lambda _: {})
+    assert done == [] and "not root's" in kept[str(tree / OLD)]
+    assert mode(tree / OLD) == mode(tree / OTHER) == 0o4755
