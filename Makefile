@@ -48,6 +48,7 @@ bench: $(BIN)/.dev  ## Figures of this machine; nothing is asserted (root)
 	tests/bench/role_tasks
 	tests/bench/image_rescan
 	tests/bench/audit_page
+	tests/bench/fleet_progress
 	tests/bench/scale.py 50 100
 
 docs: $(BIN)/.dev   ## Write role READMEs and reference pages anew

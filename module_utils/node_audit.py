@@ -163,7 +163,10 @@ def _version(node: apptainer_rules.Node, wanted: str) -> Iterator[Finding]:
     if not wanted:
         return
     installed = node.package_version or node.version
-    mend = f"{_SITE}, or fleet rollout for many; a hold that somebody has set has to go first"
+    mend = (
+        f"{_SITE}, or fleet rollout for many; a hold that somebody has set has to go first, or"
+        " apptainer_release_hold is true"
+    )
     if not installed:
         message = f"Apptainer is not there, wanted is {wanted}"
         yield Finding("version", "missing", ERROR, "apptainer", message, mend)
@@ -240,7 +243,8 @@ def setuid(
             yield Finding(
                 "setuid", "stray", ERROR, path, f"a setuid program that belongs to no package: {rights}",
                 f"if nobody knows what it is for, look at it and remove it: rm {path}; else name it in"
-                " node_record_setuid_allowed", path, 0, rights,
+                " node_record_setuid_allowed (node_record_disarm takes the bit from old starters)",
+                path, 0, rights,
             )  # fmt: skip
         else:
             kind = {"program": "a program", "configuration": "configuration"}[leftovers[path].kind]

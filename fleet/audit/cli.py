@@ -19,6 +19,8 @@ from fleet.converge import FAILED, GOOD, UNREACHABLE
 from fleet.errors import FleetError
 from fleet.inventory import read_groups
 from fleet.nodes import inventory_option
+from fleet.runs import Run
+from fleet.runs import read as read_runs
 from module_utils import atomic_file
 
 #: Exit status: there are warnings and no errors.
@@ -40,6 +42,14 @@ def _outputs(function: click.decorators.FC) -> click.decorators.FC:
         (
             click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON."),
             click.option("--html", type=_file, help="Write it as a page for browsers."),
+            click.option(
+                "--runs",
+                type=_file,
+                multiple=True,
+                envvar="FLEET_PROGRESS_LOG",
+                show_envvar=True,
+                help="Show the last runs of playbooks on the page, from this log of callback fleet_progress.",
+            ),
             click.option("--metrics", type=_file, help="Write numbers of it for Prometheus."),
             click.option("--junit", type=_file, help="Write it as JUnit XML, for CI servers."),
             click.option("--sarif", type=_file, help="Write it as SARIF 2.1.0, for code scanners."),
@@ -177,6 +187,7 @@ def _give(
     *,
     as_json: bool,
     html: Path | None,
+    runs: tuple[Path, ...],
     metrics: Path | None,
     junit: Path | None,
     sarif: Path | None,
@@ -189,13 +200,22 @@ def _give(
         _write(metrics, to_prometheus(made, where))
     if html:
         past = history.before(made.number, page.BACK) if history else []
-        _write(html, page.render(made, where, past, page.progress(sources)))
+        _write(html, page.render(made, where, past, page.progress(sources), _runs(runs)))
     if junit:
         _write(junit, report.as_junit(made))
     if sarif:
         _write(sarif, report.as_sarif(made, importlib.metadata.version("apptainer-fleet")))
     click.echo(report.as_json(made) if as_json else "\n".join(report.lines(made, verbose)))
     sys.exit(status(made, fail_on))
+
+
+def _runs(logs: tuple[Path, ...]) -> list[Run]:
+    """The runs of playbooks in *logs*; of one that can't be read a word, as the audit is made by now."""
+    try:
+        return read_runs(logs)
+    except OSError as error:
+        console.print(f"{error.filename}: {error.strerror}: the page is without runs of playbooks")
+        return []
 
 
 def _history(sources: tuple[Path, ...], state: Path | None) -> History:

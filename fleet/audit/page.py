@@ -18,12 +18,15 @@ from fleet.hostlist import fold
 from fleet.rollout.journal import Journal, folder
 from fleet.rollout.site import Site
 from fleet.rollout.state import Stage, State
+from fleet.runs import Run
 from module_utils.node_audit import SEVERITIES
 
 #: Rows of the tables; beyond them the page would be no longer read, nor loaded at once.
 FINDINGS, GROUPS = 3000, 5000
 #: Findings that a row of nodes links to, audits that plots go back, rollouts that are shown.
 LINKS, BACK, ROLLOUTS = 8, 60, 5
+#: Runs of playbooks that are shown.
+RUNS = 20
 _COLUMNS = ("apptainer", "profile", "profile_holds", "user_namespaces", "health", "pull", "os", "kernel")
 #: Told apart in light and dark, and by people who see colours otherwise (Okabe and Ito).
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#8c959f")
@@ -31,13 +34,18 @@ _WIDTH, _HEIGHT, _LEFT, _TOP = 544.0, 124.0, 56.0, 16.0
 
 
 def render(
-    audit: Audit, where: str, before: Sequence[Summary] = (), rollouts: Sequence[Mapping[str, Any]] = ()
+    audit: Audit,
+    where: str,
+    before: Sequence[Summary] = (),
+    rollouts: Sequence[Mapping[str, Any]] = (),
+    runs: Sequence[Run] = (),
 ) -> str:
     """The page as HTML.
 
     :param where: what was audited, for the heading.
     :param before: earlier audits in numbers, in order.
     :param rollouts: what :func:`progress` gives.
+    :param runs: of playbooks, the last one first.
     """
     past = [*before, Summary.of(audit)][-BACK:]
     order = {name: number for number, name in enumerate(sorted(audit.nodes))}
@@ -65,6 +73,7 @@ def render(
         "severities": _severities(past),
         "coverage": _coverage(audit, images, refused),
         "rollouts": [_bar(f"{one['title']}: {one['said']}", one["parts"]) for one in rollouts],
+        "runs": [_run(one) for one in runs[:RUNS]],
         "colours": _COLOURS,
         "severities_known": [*SEVERITIES, "waived"],
         "sources": sorted({finding.source for finding in audit.found}),
@@ -90,6 +99,17 @@ def _row(finding: Finding, nodes: set[str], order: Mapping[str, int], number: in
         "indices": _indices(nodes, order),
         "evidence": "" if finding.evidence in finding.message else finding.evidence,
         "link": finding.reference if re.match(r"https://[^\s]+$", finding.reference) else "",
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    css = {"unreachable": "error", "failed": "error", "changed": "info", "ok": "good"}
+    return {
+        "when": moment(run.began),
+        "user": run.user,
+        "playbook": run.playbook,
+        "minutes": f"{(run.ended - run.began) / 60:.1f}" if run.ended else "it has not ended",
+        "hosts": [(css[state], f"{count} {state}", names) for state, count, names in run.folded()],
     }
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -27,7 +29,8 @@ options:
   log:
     description:
       - File to which events are appended, one JSON object a line. Keys are C(time) (seconds since the epoch),
-        C(event) and what belongs to it.
+        C(run) (the same for one run of a playbook), C(event) and what belongs to it. C(fleet audit --runs)
+        reads it.
     type: path
     env: [{name: FLEET_PROGRESS_LOG}]
     ini: [{section: fleet_progress, key: log}]
@@ -46,6 +49,8 @@ requirements:
 _REFRESH = 0.2
 _COLOURS = {"changed": "yellow", "failed": "red", "ignored": "cyan", "unreachable": "bright red"}
 _SHOWN = 400
+#: In a task so many different messages are printed, and of one so many characters are in the log.
+_MESSAGES, _LOGGED = 20, 4000
 
 
 class CallbackModule(CallbackBase):
@@ -59,6 +64,7 @@ class CallbackModule(CallbackBase):
         super().__init__()
         self._terminal = sys.stdout.isatty()
         self._log: Any = None
+        self._run = f"{time.time():.3f}-{os.getpid()}"
         self._play_hosts = 0
         self._task = ""
         self._begin("")
@@ -79,9 +85,15 @@ class CallbackModule(CallbackBase):
         seconds = time.monotonic() - self._started
         if self._hosts:
             self._display.display(f"{self._task}: {self._line()}")
-        for (state, message), hosts in sorted(self._hosts.items()):
+        # What most hosts said, if each has words of its own.
+        said = sorted(self._hosts.items(), key=lambda one: (-len(one[1]), one[0]))
+        for (state, message), hosts in sorted(said[:_MESSAGES]):
             text = f"  {state} {fold(hosts)}" + (f": {message}" if message else "")
             self._display.display(text, color=_COLOURS[state])
+        if rest := [host for _, hosts in said[_MESSAGES:] for host in hosts]:
+            self._display.display(
+                f"  {fold(rest)}: {len(said) - _MESSAGES} other messages, which are in the log"
+            )
         self._event("task", task=self._task, seconds=round(seconds, 3), **self._counts)
         # Hosts that are lost have no further task.
         self._play_hosts -= self._counts["failed"] + self._counts["unreachable"]
@@ -119,13 +131,14 @@ class CallbackModule(CallbackBase):
         self._counts[state] += 1
         if state in _COLOURS:
             self._hosts.setdefault((state, " ".join(said.split())[:_SHOWN]), []).append(name)
-            message = {"message": said} if said else {}
+            message = {"message": said[:_LOGGED]} if said else {}
             self._event("host", host=name, task=self._task, state=state, **message)
         self._progress()
 
     def _event(self, event: str, **values: Any) -> None:
         if self._log:
-            self._log.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n")
+            stamp = {"time": round(time.time(), 3), "run": self._run}
+            self._log.write(json.dumps({**stamp, "event": event, **values}) + "\n")
             self._log.flush()
 
     @staticmethod
@@ -140,7 +153,7 @@ class CallbackModule(CallbackBase):
         """Open the log."""
         if path := self.get_option("log"):
             self._log = Path(path).open("a", encoding="utf-8")  # noqa: SIM115 - closed by the last event
-        self._event("playbook", playbook=Path(playbook._file_name).name)
+        self._event("playbook", playbook=Path(playbook._file_name).name, user=_user())
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Say which play, and for how many hosts; nothing of one that has none."""
@@ -217,6 +230,14 @@ _SUMMARY = (
     ("rescued", "rescued"),
     ("ignored", "ignored"),
 )
+
+
+def _user() -> str:
+    """Who runs it, who became root for it included."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _clock(seconds: float) -> str:

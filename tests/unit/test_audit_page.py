@@ -15,6 +15,7 @@ import pytest
 from fleet.audit import page
 from fleet.audit.history import History
 from fleet.audit.model import Audit, Finding, Summary
+from fleet.runs import Run
 
 NODES = 60
 
@@ -143,3 +144,15 @@ def test_numbers_of_the_past_come_from_the_history(tmp_path: Path) -> None:
     assert dict(past[0].versions) == dict(Summary.of(made[0]).versions)
     assert {name: n for name, n in Summary.of(made[0]).counts.items() if n} == dict(past[0].counts)
     assert len(history.before(0, 60)) == 3 and len(history.before(3, 1)) == 1
+
+
+def test_runs_of_playbooks_are_there_with_who_and_how_hosts_ended() -> None:
+    hosts = {f"n{number:02}": "ok" for number in range(40)} | {"n07": "failed", "n08": "unreachable"}
+    many = [Run(1795478400.0 + number, "site.yml", "<b>ada</b>", 1795478640.0, hosts) for number in range(30)]
+    many[0].ended = 0
+    text = page.render(audit_fleet.audit(NODES), "example", runs=many)
+    rows = [said for _, said in Page(text).rows if "site.yml" in said]
+    assert len(rows) == page.RUNS and "<b>ada" not in text
+    assert "it has not ended" in rows[0] and "4.0" in rows[1]
+    assert "1 unreachable" in rows[0] and "n08" in rows[0] and "1 failed" in rows[0] and "38 ok" in rows[0]
+    assert "Runs of playbooks" not in page.render(audit_fleet.audit(NODES), "example")

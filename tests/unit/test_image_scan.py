@@ -128,7 +128,7 @@ def test_another_node_may_be_faster_in_a_store_that_nodes_share(node, monkeypatc
     rename, other = os.rename, node.store / ".quarantine/other"
 
     def faster(source, target):
-        if source.endswith("/tool_2.sif"):
+        if str(source).endswith("/tool_2.sif"):
             rename(source, other)
         rename(source, target)
 

@@ -1,4 +1,4 @@
-"""What is done to nodes by hand is found by an audit, with node, file, line and mend; site.yml takes it away."""
+"""What is done to nodes by hand is found by an audit, with node, file, line and mend; site.yml mends it."""
 
 from __future__ import annotations
 
