@@ -97,6 +97,7 @@ def as_junit(audit: Audit) -> str:
     for suite in suites.values():
         suite.set("tests", str(len(suite)))
         suite.set("failures", str(len(suite.findall("testcase/failure"))))
+        suite.set("errors", "0")
         suite.set("skipped", str(len(suite.findall("testcase/skipped"))))
         suite.set("timestamp", audit.when.replace(" ", "T"))
     ElementTree.indent(top)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import audit_fleet
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -29,6 +31,7 @@ WAIVED = Finding(
     "advisory", "CVE-1", "error", "CVE-1", "old", "upgrade", waived="waived until 2027-01-01: soon"
 )
 NOTE = Finding("audit", "setuid", "info", "setuid", "only a part", "longer")
+SCHEMA = Path(__file__).parent / "data/sarif/sarif-2.1.0-rtm.5.json"
 NODES = {f"c{number}" for number in range(1, 5)}
 
 
@@ -289,6 +292,42 @@ def test_sarif() -> None:
     assert by_rule["advisory/CVE-1"]["suppressions"][0]["justification"].startswith("waived until")
     rules = run_["tool"]["driver"]["rules"]
     assert all(rules[one["ruleIndex"]]["id"] == one["ruleId"] for one in run_["results"])
+
+
+@pytest.mark.parametrize("made", [FULL, Audit(0.0, {"c1"}), audit_fleet.audit(60)])
+def test_sarif_is_what_its_schema_says(made: Audit) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft4Validator(json.loads(SCHEMA.read_text()))
+    data = json.loads(report.as_sarif(made, "1.2.3"))
+    assert [error.message for error in validator.iter_errors(data)] == []
+    for wrong in ({"level": "bad"}, {"ruleIndex": "1"}, {"messages": {}}):
+        data["runs"][0]["results"] = [{"message": {"text": "x"}, **wrong}]
+        assert not validator.is_valid(data)
+
+
+#: Element → its children, attributes that have to be there, and others; as Ant and Jenkins have them.
+JUNIT = {
+    "testsuites": (["testsuite"], ["name"], []),
+    "testsuite": (["testcase"], ["name", "tests", "failures", "errors", "skipped", "timestamp"], []),
+    "testcase": (["skipped", "failure"], ["name", "classname"], []),
+    "skipped": ([], [], ["message"]),
+    "failure": ([], ["message", "type"], []),
+}
+
+
+@pytest.mark.parametrize("made", [FULL, Audit(0.0, {"c1"}), audit_fleet.audit(60)])
+def test_junit_is_built_as_ci_servers_expect_it(made: Audit) -> None:
+    top = ElementTree.fromstring(report.as_junit(made))  # noqa: S314 - our own
+    assert top.tag == "testsuites"
+    for element in top.iter():
+        children, needed, optional = JUNIT[element.tag]
+        assert {child.tag for child in element} <= set(children)
+        assert set(needed) <= set(element.attrib) <= {*needed, *optional}
+    for suite in top:
+        counted = [len(suite), *(len(suite.findall(f"testcase/{what}")) for what in ("failure", "skipped"))]
+        assert [int(suite.attrib[name]) for name in ("tests", "failures", "skipped")] == counted
+        # Local time without an offset is what xs:dateTime of Ant's schema means by it.
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", suite.attrib["timestamp"])
 
 
 # --- command ------------------------------------------------------------------------------------------------
