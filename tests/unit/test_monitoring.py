@@ -115,14 +115,30 @@ def written(node: Path) -> set[str]:
     return {name for text in texts for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)}
 
 
-def test_docs_name_all_metrics_with_their_labels_and_no_other(written: set[str], node: Path) -> None:
+def documented() -> dict[str, set[str]]:
+    """Metric → its labels, as the documentation has them."""
     rows = re.findall(
         r"^\| `(apptainer_fleet_\w+)` \| ([^|]*)\|",
         (PROJECT / "docs/monitoring.md").read_text(),
         re.MULTILINE,
     )
-    assert {name for name, _ in rows} == written
-    labels = {name: set(re.findall(r"\w+", text)) for name, text in rows}
+    return {name: set(re.findall(r"\w+", text)) for name, text in rows}
+
+
+def selected(expression: str) -> dict[str, set[str]]:
+    """Metric → the labels that *expression* selects by."""
+    found = re.findall(r"(apptainer_fleet_[a-z_]+)(?:\{([^}]*)\})?", expression)
+    return {name: set(re.findall(r"(\w+)\s*[=!]", labels)) for name, labels in found}
+
+
+def shown(text: str, pattern: str) -> set[str]:
+    """Labels that *text* puts in, but for those that Prometheus has by itself."""
+    return set(re.findall(pattern, text)) - {"instance"}
+
+
+def test_docs_name_all_metrics_with_their_labels_and_no_other(written: set[str], node: Path) -> None:
+    labels = documented()
+    assert set(labels) == written
     for key in [*values(node.read_text()), *values(metrics.render(audit_fleet.audit(60), "x"))]:
         name, _, pairs = key.partition("{")
         assert set(re.findall(r'(\w+)="', pairs)) - {"inventory"} == labels[name]
@@ -137,6 +153,10 @@ def test_alerts_ask_for_what_is_written(written: set[str]) -> None:
     assert len({rule["alert"] for rule in rules}) == len(rules) > 10
     for rule in rules:
         assert set(NAME.findall(rule["expr"])) <= written and NAME.search(rule["expr"])
+        for name, labels in selected(rule["expr"]).items():
+            known = documented()[name] | ({"inventory"} if "_audit_" in name else set())
+            told = shown(str(rule["annotations"]), r"\$labels\.(\w+)")
+            assert labels <= known and told <= known, rule["alert"]
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"]["summary"] and rule["annotations"]["description"]
 
@@ -146,6 +166,12 @@ def test_the_dashboard_asks_for_what_is_written(written: set[str]) -> None:
     asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     assert {name for text in asked for name in NAME.findall(text)} <= written
     assert all(NAME.search(text) for text in asked)
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            for name, labels in selected(target["expr"]).items():
+                known = documented()[name] | ({"inventory"} if "_audit_" in name else set())
+                told = shown(target["legendFormat"], r"\{\{(\w+)\}\}")
+                assert labels <= known and told <= known, panel["title"]
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     places = [panel["gridPos"] for panel in board["panels"]]
     assert all(place["x"] + place["w"] <= 24 for place in places)

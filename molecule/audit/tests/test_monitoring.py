@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,13 @@ from pathlib import Path
 testinfra_hosts = ["c2"]
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+MONITORING = SCENARIO.parents[1] / "docs/examples/monitoring"
 PROGRAM = "/usr/lib/apptainer-fleet/node-health.pyz"
 FILE = "/var/lib/apptainer-fleet/node-health.prom"
+
+
+def put(host, text, path):
+    host.check_output(f"echo {base64.b64encode(text.encode()).decode()} | base64 --decode > {path}")
 
 
 def test_promtool_takes_what_a_node_writes(host):
@@ -24,9 +30,19 @@ def test_promtool_takes_what_a_node_writes(host):
 
 
 def test_promtool_takes_the_alert_rules(host):
-    rules = (SCENARIO.parents[1] / "docs/examples/monitoring/alerts.yml").read_bytes()
-    host.check_output(f"echo {base64.b64encode(rules).decode()} | base64 --decode > /root/alerts.yml")
+    put(host, (MONITORING / "alerts.yml").read_text(), "/root/alerts.yml")
     assert "SUCCESS" in host.check_output("promtool check rules /root/alerts.yml")
+    put(host, (SCENARIO / "alerts_test.yml").read_text(), "/root/alerts_test.yml")
+    assert "SUCCESS" in host.check_output("promtool test rules /root/alerts_test.yml")
+
+
+def test_promtool_takes_what_the_dashboard_asks(host):
+    board = json.loads((MONITORING / "dashboard.json").read_text())
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    rules = [{"record": f"x:{number}", "expr": text} for number, text in enumerate(asked)]
+    put(host, json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}), "/root/board.yml")
+    said = host.check_output("promtool check rules /root/board.yml")
+    assert f"SUCCESS: {len(asked)} rules found" in said
 
 
 def test_promtool_takes_what_the_controller_writes(host, tmp_path):
