@@ -32,7 +32,7 @@ def test_promtool_takes_what_a_node_writes(host):
 def test_promtool_takes_the_alert_rules(host):
     put(host, (MONITORING / "alerts.yml").read_text(), "/root/alerts.yml")
     assert "SUCCESS" in host.check_output("promtool check rules /root/alerts.yml")
-    put(host, (SCENARIO / "alerts_test.yml").read_text(), "/root/alerts_test.yml")
+    put(host, (MONITORING / "alerts_test.yml").read_text(), "/root/alerts_test.yml")
     assert "SUCCESS" in host.check_output("promtool test rules /root/alerts_test.yml")
 
 
