@@ -391,7 +391,11 @@ def _say_later(made: Plan) -> None:
 def _open(sources: tuple[Path, ...], state: Path | None) -> Journal:
     cluster = Site.of(sources, check=False).cluster()
     home = folder(cluster, state)
-    if not home.is_dir():
+    try:
+        there = home.is_dir()
+    except OSError as error:
+        raise FleetError(f"{home}: {error.strerror}", "see to --state, or ask who rolls out here") from error
+    if not there:
         raise FleetError(f"{home}: there was no rollout on {cluster} yet", "see to -i and --state")
     return Journal(home)
 

@@ -238,8 +238,13 @@ class Lock:
         self._fd = -1
 
     def take(self) -> bool:
-        """Take it; False if somebody has it."""
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        """Take it; False if somebody has it. Raises JournalError."""
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        except OSError as error:
+            raise JournalError(
+                f"{self._path}: {error.strerror}", "make room there, or see to its permissions"
+            ) from error
         for pause in (0.1, 0.3, 0.6, None):  # `status` may be asking whether it is taken
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,9 +254,10 @@ class Lock:
                     os.close(self._fd)
                     return False
                 time.sleep(pause)
-        # Who has it is for people alone.
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        # Who has it is for people alone: the disk may be full.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, f"process {os.getpid()} on {socket.gethostname()}".encode())
         return True
 
     def holder(self) -> str:

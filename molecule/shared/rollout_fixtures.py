@@ -41,10 +41,14 @@ class Fleet:
         self._program = program or (str(Path(sys.executable).parent / "fleet"),)
 
     def argv(self, *arguments: str) -> list[str]:
-        """Return the command line; further inventories count more than the scenario's."""
+        """Return the command line; further inventories count more than the scenario's.
+
+        A saved plan names its inventories.
+        """
         group = [] if arguments[0] == "provision" else ["rollout"]
         command, *rest = arguments
-        where = ["-i", str(INVENTORY), "--state", str(self.state)]
+        where = [] if "--plan" in arguments else ["-i", str(INVENTORY)]
+        where += ["--state", str(self.state)]
         return [*self._program, *group, command, *where, *rest]
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:

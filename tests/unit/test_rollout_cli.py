@@ -143,6 +143,19 @@ def test_a_failed_node_is_three_and_can_be_tried_again(rollout):
     assert Playbooks.calls[-2:] == [("apply", ("n3",)), ("verify", ("n3",))]
 
 
+def test_whoever_may_not_see_the_journal_is_told_so(rollout, monkeypatch):
+    is_dir = Path.is_dir
+
+    def look(path):
+        if path == rollout.home:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", look)
+    status, said = rollout("status")
+    assert status == 1 and "Permission denied" in said and "--state" in said
+
+
 def test_what_has_not_ended_is_gone_on_with_or_aborted_first(rollout):
     Playbooks.bad = {"n1": "apply"}
     assert rollout("start", "--to", "1.4.6", "--yes")[0] == 3

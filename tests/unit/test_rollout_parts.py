@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
 import io
 import json
 import os
@@ -282,6 +283,18 @@ def test_a_disk_that_is_really_full_ends_it_and_room_lets_it_go_on(tmp_path):
     assert "journal.sqlite" in full and "full" in full and "fleet rollout resume" in mend
     assert (held, outcome, after.strip()) == ("held: c1", "complete", "held:")
     assert applied == "{'2': 1} {'2': 1} {'2': 1}"
+
+
+def test_a_lock_is_taken_where_there_is_no_room_to_say_by_whom(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fleet.rollout.journal.os.write", full)
+    lock = Lock(tmp_path)
+    assert lock.take()
+    lock.release()
+    with pytest.raises(JournalError, match="gone/lock: No such file or directory"):
+        Lock(tmp_path / "gone").take()
 
 
 def test_whoever_only_asks_does_not_keep_anybody_from_the_lock(tmp_path):

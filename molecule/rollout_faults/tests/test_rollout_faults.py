@@ -5,7 +5,6 @@ import datetime
 import functools
 import http.server
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +29,7 @@ time.sleep(float(sys.argv[1]))
 """
 
 
-def wait_for(condition, seconds=180):
+def wait_for(condition, seconds=400):
     """Wait until something holds, and return it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -410,12 +409,3 @@ def test_what_somebody_adds_to_a_reason_makes_the_drain_theirs(
     wait_for(lambda: compute()["c1"] == ("drained", reason))
     assert versions()["c1"] == old
     head.check_output("scontrol update nodename=c1 state=resume")
-
-
-def test_whoever_may_not_read_the_journal_is_told_so(fleet):
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    environment = {**os.environ, "HOME": "/nonexistent"}
-    ended = subprocess.run(
-        [*nobody, *fleet.argv("status")], capture_output=True, text=True, check=False, env=environment
-    )
-    assert ended.returncode == 1 and "Traceback" not in ended.stderr
