@@ -41,6 +41,8 @@ class Tally:
     failures: dict[str, Failure] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
     stopped: str = ""
+    #: What happened to execution nodes, a line for each.
+    events: list[str] = field(default_factory=list)
 
     def add(self, result: PlaybookResult) -> None:
         """Take the result of one run. A node of several runs has failed if it did in the last of them."""
@@ -142,6 +144,7 @@ def report(tally: Tally, verb: str) -> Iterator[str]:
         yield f"UNREACHABLE {fold(tally.unreachable)}"
     if tally.left_out:
         yield f"NOT TRIED {fold(tally.left_out)}"
+    yield from tally.events
     if tally.stopped:
         yield f"stopped: {tally.stopped}"
     good = len(tally.hosts - tally.failures.keys())
@@ -163,6 +166,7 @@ def as_json(tally: Tally) -> str:
             "unreachable": tally.unreachable,
             "not_tried": sorted(tally.left_out),
             "stopped": tally.stopped,
+            "events": tally.events,
         },
         indent=1,
     )

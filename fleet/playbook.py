@@ -12,11 +12,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ansible_runner
 from rich.console import Console
-from rich.status import Status
 
 from fleet.errors import FleetError
 from fleet.paths import PROJECT
@@ -71,6 +70,13 @@ class PlaybookResult:
         return self.status == 0
 
 
+class Line(Protocol):
+    """Where progress is shown on a terminal."""
+
+    def update(self, text: str) -> None:
+        """Show a text in place of the one before."""
+
+
 class Progress:
     """Takes the events of a run: shows the task that is under way, and keeps what failed.
 
@@ -78,7 +84,7 @@ class Progress:
     :param label: stands before the task, for a run that is one of several.
     """
 
-    def __init__(self, status: Status | None, console: Console, wanted: str = "", label: str = "") -> None:
+    def __init__(self, status: Line | None, console: Console, wanted: str = "", label: str = "") -> None:
         self._status = status
         self._console = console
         self._wanted = wanted
@@ -130,6 +136,11 @@ class Progress:
     def hosts(self) -> frozenset[str]:
         """The nodes that the run had to do with."""
         return frozenset(self._stats.get("processed", {}))
+
+    @property
+    def under_way(self) -> str:
+        """Where a run was that is cut off, as the end of a sentence."""
+        return f" in task {self._task}, with which {self._done} nodes were done" if self._task else ""
 
     def _show(self) -> None:
         if self._status:
@@ -245,8 +256,13 @@ def run_playbook(
         )
         with runner.stdout as stdout:
             output = stdout.read()
+    return ended(runner.rc, progress, output)
+
+
+def ended(status: int, progress: Progress, output: str) -> PlaybookResult:
+    """How a run ended of which *progress* has seen all events."""
     return PlaybookResult(
-        runner.rc,
+        status,
         progress.changed,
         progress.failures,
         output,

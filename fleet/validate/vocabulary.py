@@ -39,6 +39,8 @@ from module_utils import (
 # The groups the playbooks work on, and the roles their nodes get.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "apptainer": ("apptainer", "user_namespaces", "node_record"),
+    "execution_controller": ("execution_node",),
+    "execution_nodes": ("execution_node",),
     "gpu": ("gpu", "limits"),
     "image_builder": ("image_store",),
     "image_policy": ("image_policy",),

@@ -150,6 +150,7 @@ def test_json(fleet: Any) -> None:
         "unreachable": ["n002"],
         "not_tried": [],
         "stopped": "",
+        "events": [],
     }
 
 
