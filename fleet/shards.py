@@ -68,7 +68,7 @@ class Job:
         for number, source in enumerate(self.sources):
             copied = _copy_inventory(source, private / "sources" / str(number))
             words += ["-i", str(Path("..", copied.relative_to(private)))]
-        environment = {"PYTHONPATH": ".", "ANSIBLE_FORCE_COLOR": "0"}
+        environment = {"PYTHONPATH": ".", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
         if self.ssh_key:
             _secret(private / "env/ssh_key", self.ssh_key.read_text())
         if os.environ.get(VAULT):
