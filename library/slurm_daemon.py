@@ -179,17 +179,30 @@ class Daemon:
             atomic_file.replace(str(record), json.dumps(files).encode(), 0o600, OWNER)
 
     def await_port(self, port: int, seconds: int) -> None:
-        """Return once something listens on *port*. Raises DaemonError if the daemon ends, or is too slow."""
-        deadline = time.monotonic() + seconds
+        """Return once something listens on *port*.
+
+        Raises DaemonError if the daemon ends, is too slow, or goes on asking a database that refuses it.
+        """
+        since, deadline = int(time.time()), time.monotonic() + seconds
         while True:
             with socket.socket() as connection:
                 if connection.connect_ex(("127.0.0.1", port)) == 0:
                     return
+            said = self.said(since)
+            if refused := [line for line in said if "Access denied" in line]:
+                raise DaemonError(f"{self.name} is not let into its database: {refused[-1]}")
             if not self.running:
                 raise DaemonError(f"{self.name} ended: see `journalctl --unit {self.name}`")
             if time.monotonic() > deadline:
-                raise DaemonError(f"{self.name} does not listen on port {port} after {seconds} s")
-            time.sleep(0.2)
+                slow = f"{self.name} does not listen on port {port} after {seconds} s"
+                raise DaemonError("; ".join([slow, *said[-1:]]))
+            time.sleep(0.5)
+
+    def said(self, since: int) -> List[str]:
+        """Return the errors that the daemon has written since then, in seconds since 1970."""
+        journal = ["journalctl", "--quiet", "--output=cat", f"--since=@{since}", f"--unit={self.name}"]
+        lines = self.module.run_command(journal)[1].splitlines()
+        return [line for line in lines if "error:" in line or "fatal:" in line]
 
     def act(self, action: str) -> None:
         """Reconfigure, start or restart. Raises DaemonError with what the daemon says of it."""
@@ -204,10 +217,9 @@ class Daemon:
         # A start is no error for systemctl if a condition of the unit is not met.
         if code == 0 and (action == "reconfigure" or self.running):
             return
-        journal = ["journalctl", "--quiet", "--output=cat", f"--since=@{since}", f"--unit={self.name}"]
-        lines = self.module.run_command(journal)[1].splitlines()
-        said = [line for line in lines if "error:" in line or "fatal:" in line]
-        raise DaemonError("; ".join([f"{' '.join(argv)} fails", *(output + errors).splitlines(), *said]))
+        raise DaemonError(
+            "; ".join([f"{' '.join(argv)} fails", *(output + errors).splitlines(), *self.said(since)])
+        )
 
 
 def _load(record: Path) -> Files:

@@ -26,7 +26,10 @@ enable*) touch "$DIR/enabled";;
 *) echo "$1" >>"$DIR/log"; rm -f "$DIR/elsewhere" "$DIR/active"
    ! grep --quiet broken "$DIR/slurm.conf" && touch "$DIR/active";;
 esac""",
-    "journalctl": "echo 'slurmctld: fatal: it is broken'; echo 'slurmctld: hello'",
+    "journalctl": """
+echo 'slurmctld: fatal: it is broken'; echo 'slurmctld: hello'
+test ! -e "$DIR/refused" || echo "error: Access denied for user 'slurm'"
+""",
 }
 
 
@@ -297,12 +300,15 @@ def test_a_standby_is_restarted_and_never_reconfigured(daemon):
     assert not daemon("a=2", standby=True)["changed"]
 
 
-def test_a_daemon_is_waited_for_where_it_listens(daemon):
+def test_a_daemon_is_waited_for_where_it_listens(daemon, node):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert "failed" not in daemon("a=1", "slurmdbd", port=port)
     result = daemon("a=2", "slurmdbd", port=port, wait=0)
     assert f"slurmdbd does not listen on port {port} after 0 s" in result["msg"]
+    (node / "refused").touch()
+    result = daemon("a=2", "slurmdbd", port=port)
+    assert "not let into its database: error: Access denied for user 'slurm'" in result["msg"]
 
 
 def test_a_cluster_that_gets_accounting_takes_the_number_that_slurmdbd_gives(daemon, node):
