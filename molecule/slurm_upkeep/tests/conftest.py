@@ -42,7 +42,7 @@ def alice(login: Host) -> Callable[[str], str]:
 class Job:
     """A container job on c1 that counts, until it is let go, and ends with exit code 0."""
 
-    IMAGE = "/tmp/box.sif"
+    IMAGE = "/var/tmp/box.sif"
     SCRIPT = f"""\
 #!/bin/sh
 exec apptainer exec {IMAGE} /bin/busybox sh -c '

@@ -1,14 +1,23 @@
-"""Module slurm_node on a real Slurm: whole hostlists, deadlines, and nobody else's drain.
-
-Not rebooted: to Slurm a container has booted when this machine has, so it waits for a boot that it can't see.
-"""
+"""Module slurm_node on a real Slurm: whole hostlists, boots, deadlines, and nobody else's drain."""
 
 import json
 
 import pytest
-from conftest import REASON
+from conftest import COMPUTE, REASON, wait_for
 
 OURS = "rack work: ticket 42"
+DROP_IN = "/etc/systemd/system/slurmd.service.d/boot.conf"
+SAY_BOOT = f"""\
+set -e
+mkdir -p $(dirname {DROP_IN})
+cat > {DROP_IN} <<'END'
+[Service]
+ExecStart=
+ExecStart=/usr/sbin/slurmd --systemd -b $SLURMD_OPTIONS
+END
+systemctl daemon-reload
+"""
+SAY_NO_BOOT = f"rm {DROP_IN} && systemctl daemon-reload && systemctl restart slurmd"
 
 
 @pytest.fixture
@@ -21,6 +30,27 @@ def nodes(node, playbook):
         return json.loads(node("ctl1").file("/run/asked.json").content)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def boots(node):
+    """Return what each node calls its boot, which is another one after it; empty while nobody can log in.
+
+    A container has the uptime of the machine that it is on, by which Slurm would never see that it booted.
+    With -b slurmd says when it was started itself; only here, as each restart would be an unexpected boot.
+    """
+    for name in COMPUTE:
+        node(name).check_output(SAY_BOOT)
+
+    def boot(name):
+        try:
+            return node(name).run("cat /proc/sys/kernel/random/boot_id").stdout.strip()
+        except RuntimeError:  # what testinfra calls a connection that fails
+            return ""
+
+    yield lambda: {name: boot(name) for name in COMPUTE}
+    for name in COMPUTE:
+        node(name).check_output(SAY_NO_BOOT)
 
 
 def test_both_nodes_are_read_drained_and_resumed(nodes, login, idle):
@@ -54,6 +84,54 @@ def test_a_drain_of_somebody_else_is_never_ended(nodes, drained, login):
     done = nodes("resumed", reason=OURS, foreign="skip", timeout=30)
     assert (done["changed_nodes"], done["foreign_nodes"]) == ("c1", "c2")
     assert drained() == f"drained {REASON}"
+
+
+def test_nodes_boot_and_are_back_as_they_were(nodes, boots, idle):
+    """The drain that is ours stays; who had none takes jobs."""
+    nodes("drained", nodes="c2", reason=OURS, timeout=30)
+    before = boots(), nodes("info")["nodes"]
+    assert nodes("rebooted", "--check", reason=OURS)["changed_nodes"] == "c[1-2]"
+    assert boots() == before[0]
+    done = nodes("rebooted", reason=OURS, timeout=180)
+    assert not done["failed"] and done["changed_nodes"] == "c[1-2]", done
+    after = boots()
+    for name in COMPUTE:
+        assert after[name] not in ("", before[0][name])
+        assert done["nodes"][name]["boot_time"] > before[1][name]["boot_time"]
+    assert (done["nodes"]["c1"]["drain"], done["nodes"]["c2"]["drain"]) == (False, True)
+    assert done["nodes"]["c1"]["available"] and done["nodes"]["c2"]["reason"].startswith(OURS)
+    assert nodes("resumed", reason=OURS, timeout=30)["changed_nodes"] == "c2"
+    idle()
+
+
+def test_a_node_boots_when_its_job_has_ended_and_one_of_somebody_else_does_not(
+    *, nodes, boots, drained, job, login
+):
+    before = boots()
+    refused = nodes("rebooted", reason=OURS, timeout=5)
+    assert refused["failed"] and REASON in refused["msg"] and "nothing was done" in refused["msg"]
+    late = nodes("rebooted", reason=OURS, foreign="skip", timeout=3)
+    assert late["failed"] and "after 3 seconds, not rebooted: c1 is " in late["msg"]
+    assert job.lives() and boots() == before
+    assert job.let_go() == "COMPLETED|0:0"
+    show = "sinfo --noheader --Node --partition=main --nodes=c1 --format=%T"
+    wait_for(
+        lambda: boots()["c1"] not in ("", before["c1"]) and login.run(show).stdout == "idle\n",
+        120,
+        lambda: login.run("scontrol show node c1").stdout,
+    )
+    assert boots()["c2"] == before["c2"] and drained() == f"drained {REASON}"
+
+
+def test_a_node_that_does_not_come_back_is_said(node, nodes, boots, idle):
+    """It boots without slurmd."""
+    before = boots()
+    node("c1").check_output("systemctl disable slurmd")
+    done = nodes("rebooted", nodes="c1", reason=OURS, timeout=40)
+    assert done["failed"] and "after 40 seconds, not rebooted: c1 is " in done["msg"], done
+    assert boots()["c1"] not in ("", before["c1"])
+    node("c1").check_output("systemctl enable --now slurmd")
+    idle()
 
 
 def test_every_json_of_this_release_is_understood(drained, said_the_same):
