@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from fleet.audit.model import Audit, Finding, unreachable
+from fleet.runs import Run
 
 VERSIONS = ("1.4.4-1", "1.4.5-2", "1.5.3-1")
 #: Of them, a weekly rollout takes so many nodes further each time.
@@ -95,6 +96,15 @@ def audit(nodes: int, number: int = 30, of: int = 30) -> Audit:
 def _changed(line: int, text: str) -> Finding:
     message = f"file {CONF}: content differs since the last converge"
     return Finding("drift", "files", "error", CONF, message, _SITE, CONF, line, f"now {text!r}")
+
+
+def runs(nodes: int) -> list[Run]:
+    """A run of site.yml on the fleet, in which each 500th host failed, and one that was killed."""
+    hosts = {node: "failed" if number % 500 == 0 else "ok" for number, node in enumerate(names(nodes))}
+    return [
+        Run(1795478400.0, "rollout_verify.yml", "bob", 0.0, {names(nodes)[0]: "changed"}),
+        Run(1795392000.0, "site.yml", "ada", 1795392900.0, hosts),
+    ]
 
 
 def worst(nodes: int) -> Audit:
