@@ -10,14 +10,14 @@ import pytest
 from testinfra.host import Host
 
 IMAGE = "/tmp/verbs.sif"
-SERVER = "10.77.102.11"
+SERVER = "10.77.92.11"
 SCENARIO = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
 def alice(head: Host) -> Callable[[str], Any]:
     """Run a shell command as a user on the login node; return how it ended."""
-    return lambda command: head.run("runuser --login alice --command %s", command)
+    return lambda command: head.run("runuser --login alice --command %s || exit 1", command)
 
 
 @pytest.fixture(scope="session")
