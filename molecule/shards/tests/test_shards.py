@@ -29,7 +29,7 @@ CONTROL = "/run/apptainer-fleet-mesh/control.sock"
 PASSWORD = "only the controller has this"  # noqa: S105
 #: Sixty addresses: thirty of each real node.
 HOSTS = {
-    f"n{number:02}": ("t1" if number <= 30 else "t2", f"10.77.92.{100 + number}") for number in range(1, 61)
+    f"n{number:02}": ("t1" if number <= 30 else "t2", f"10.77.94.{100 + number}") for number in range(1, 61)
 }
 
 
@@ -196,7 +196,7 @@ def test_3_hosts_that_are_silent_are_named_and_hold_up_nobody(site: Site, invent
     hosts = yaml.safe_load((where / "hosts.yml").read_text())
     silent = ["n07", "n23", "n58"]
     for name in silent:
-        hosts["apptainer"]["hosts"][name]["ansible_host"] = "10.77.92.99"
+        hosts["apptainer"]["hosts"][name]["ansible_host"] = "10.77.94.99"
     (where / "hosts.yml").write_text(yaml.safe_dump(hosts))
     status, result = site.end(site.begin(inventory=where))
     assert (status, result["unreachable"], site.retry) == (4, silent, silent)
