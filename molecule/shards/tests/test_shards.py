@@ -130,7 +130,7 @@ class Site:
 
 @pytest.fixture
 def site(control: Path, inventory: Path, lab_state: Path, tmp_path: Path) -> Site:
-    return Site(tmp_path, inventory, "--mesh", str(control), "--ssh-key", str(lab_state / "id_ed25519"))
+    return Site(tmp_path, inventory, "--mesh", str(control), "--ssh-key", str(lab_state / "ssh/id_ed25519"))
 
 
 def until(condition: Callable[[], object], seconds: float = 120) -> None:
@@ -195,8 +195,8 @@ def test_3_hosts_that_are_silent_are_named_and_hold_up_nobody(site: Site, invent
     shutil.copytree(inventory, where)
     hosts = yaml.safe_load((where / "hosts.yml").read_text())
     silent = ["n07", "n23", "n58"]
-    for name in silent:
-        hosts["apptainer"]["hosts"][name]["ansible_host"] = "10.77.94.99"
+    for number, name in enumerate(silent, start=90):
+        hosts["apptainer"]["hosts"][name]["ansible_host"] = f"10.77.94.{number}"
     (where / "hosts.yml").write_text(yaml.safe_dump(hosts))
     status, result = site.end(site.begin(inventory=where))
     assert (status, result["unreachable"], site.retry) == (4, silent, silent)
