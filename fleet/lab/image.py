@@ -35,7 +35,7 @@ set -eu
 root=$1; shift
 rm -f "$root"/etc/ssh/ssh_host_* "$root"/etc/munge/munge.key "$root"/etc/hostname
 : > "$root"/etc/machine-id
-for unit in munge slurmd slurmctld slurmdbd; do
+for unit in munge sackd slurmd slurmctld slurmdbd; do
     if [ -e "$root/lib/systemd/system/$unit.service" ]; then
         systemctl --quiet --root="$root" disable $unit
     fi
